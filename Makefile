@@ -1,0 +1,78 @@
+# Fairlead. `make help` lists the targets.
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS   := -trimpath
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+STATIC    := CGO_ENABLED=0
+PILOTS    := agent/engine/pilot/linux-amd64.gz agent/engine/pilot/linux-arm64.gz
+# Labs that run darwin and windows binaries on Linux, where they are at hand.
+DARWINLAB ?= ../shared/darwinlab
+WINELAB   ?= ../shared/winelab
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+OSES      := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+# Packages that think without an OS: their tests run as real darwin and windows binaries too.
+OSFREE    := ./agent ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: build
+build: pilot ## build bin/fairlead for this host, the pilots inside
+	$(STATIC) go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o bin/fairlead ./cmd/fairlead
+
+.PHONY: pilot
+pilot: $(PILOTS) ## build the in-VM helper for both architectures
+
+# The same sources give the same bytes, so that an engine which has the image need not load it again.
+PILOTSRC := $(wildcard cmd/pilot/*.go platform/tunnel/*.go platform/firewall/*.go) go.mod go.sum
+agent/engine/pilot/linux-%.gz: $(PILOTSRC)
+	@mkdir -p bin
+	$(STATIC) GOOS=linux GOARCH=$* go build $(GOFLAGS) -buildvcs=false -ldflags '-s -w -buildid=' -o bin/pilot-linux-$* ./cmd/pilot
+	gzip -9nc bin/pilot-linux-$* > $@.tmp && mv $@.tmp $@
+
+.PHONY: demo
+demo: build ## show a container answering by name, on throw-away namespaces (root or sudo)
+	@internal/lab/prepare.sh
+	$(STATIC) go build $(GOFLAGS) -o bin/demo ./internal/lab/demo
+	@if [ "$$(id -u)" = 0 ] || [ "$$(uname)" != Linux ]; then exec bin/demo; else exec sudo bin/demo; fi
+
+.PHONY: test
+test: pilot ## run all tests, with the race detector, as root where it can be had
+	@internal/lab/prepare.sh
+	@packaging/test.sh
+
+.PHONY: check
+check: oscheck ## gofmt, vet, staticcheck, for every OS
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
+	go mod tidy -diff
+	@for t in linux/amd64 darwin/arm64 windows/amd64; do \
+		echo "staticcheck $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(STATICCHECK) ./... || exit 1; done
+
+.PHONY: oscheck
+oscheck: pilot ## vet, and compile the tests, for every OS and architecture
+	@for t in $(OSES); do echo "vet $$t"; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} $(STATIC) go vet ./... || exit 1; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} $(STATIC) go test -exec true -count=1 ./... > /dev/null || exit 1; done
+
+.PHONY: bench
+bench: build ## run the benchmarks; docs/benchmarks.md has the figures
+	@internal/lab/prepare.sh
+	go test -run '^$$' -bench . -benchmem ./dnsserver ./agent
+	go test -run '^$$' -bench . -benchtime 200x ./internal/lab/e2e
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+		echo "fuzz $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
+
+.PHONY: package
+package: pilot ## build archives for every OS and architecture in dist/
+	@rm -rf dist && mkdir -p dist
+	@for t in $(OSES); do os=$${t%/*}; arch=$${t#*/}; d=dist/fairlead-$(VERSION)-$$os-$$arch; ext=; [ $$os = windows ] && ext=.exe; \
+		mkdir -p $$d && GOOS=$$os GOARCH=$$arch $(STATIC) go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $$d/fairlead$$ext ./cmd/fairlead && \
+		cp LICENSE README.md $$d/ && tar -C dist -czf $$d.tar.gz $${d#dist/} && rm -r $$d && echo $$d.tar.gz || exit 1; done
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf bin dist agent/engine/pilot/*.gz

@@ -1,0 +1,337 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
+	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/resolver"
+)
+
+// Config is what the user asked for, checked.
+type Config struct {
+	Engines   []EngineConfig // in order of priority, names are unique
+	Domains   []string       // lower-case, without dots at the ends
+	DNSListen netip.AddrPort // zero: the resolver method's own default
+	Resolver  string         // a word that resolver.Detect takes
+	Allow     []netip.Prefix // public or otherwise unusual container subnets that may be routed all the same
+	StateDir  string
+	Control   string
+	LogLevel  slog.Level
+	LogFormat string // "text" or "json"
+}
+
+// EngineConfig is one engine to watch.
+type EngineConfig struct {
+	engine.Endpoint
+	Gateway string // "auto", "native", "tunnel" or the VM's address
+}
+
+// Key is one setting: a flag --Name, a variable FAIRLEAD_NAME and a key of the config file.
+type Key struct {
+	Name    string
+	Multi   bool
+	Default string
+	Arg     string // what its value is called in help texts
+	Help    string
+}
+
+// Keys are all settings, in the order in which they are shown.
+var Keys = []Key{
+	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR] (repeatable; default: $DOCKER_HOST, else " + platform.DefaultEngine + ")"},
+	{Name: "gateway", Multi: true, Arg: "[NAME=]WHERE", Help: "how packets reach an engine's containers: auto, native, tunnel or the VM's address (repeatable; default auto)"},
+	{Name: "domain", Multi: true, Default: "docker", Arg: "DOMAIN", Help: "a domain to serve (repeatable)"},
+	{Name: "dns-listen", Arg: "ADDR:PORT", Help: "where the DNS server listens (default: what the resolver method can point at)"},
+	{Name: "resolver", Default: "auto", Arg: "MODE", Help: "how the OS is told to ask us: auto, none or a method of this OS"},
+	{Name: "allow-subnet", Multi: true, Arg: "PREFIX", Help: "route container subnets in PREFIX though it is not a private range (repeatable)"},
+	{Name: "state-dir", Default: platform.DefaultStateDir, Arg: "DIR", Help: "where the journal of our own changes lies"},
+	{Name: "control", Default: platform.DefaultControl, Arg: "PATH", Help: "the agent's control endpoint"},
+	{Name: "log-level", Default: "info", Arg: "LEVEL", Help: "debug, info, warn or error"},
+	{Name: "log-format", Default: "text", Arg: "FORMAT", Help: "text or json"},
+}
+
+// Env is the variable of the same name as the key: FAIRLEAD_DNS_LISTEN for dns-listen.
+func (k Key) Env() string {
+	return "FAIRLEAD_" + strings.ToUpper(strings.ReplaceAll(k.Name, "-", "_"))
+}
+
+// Source looks a setting up, as flags or variables do; ok is false where it is not set.
+type Source func(k Key) (values []string, ok bool)
+
+// FromEnv reads FAIRLEAD_* variables; the values of a repeatable setting are separated by commas.
+func FromEnv(lookup func(string) (string, bool)) Source {
+	return func(k Key) ([]string, bool) {
+		v, ok := lookup(k.Env())
+		if !ok || v == "" {
+			return nil, false
+		}
+		if !k.Multi {
+			return []string{v}, true
+		}
+		return strings.Split(v, ","), true
+	}
+}
+
+// FromFile reads a TOML file whose keys are the Keys. A file that does not exist is an empty one, unless it was asked for.
+func FromFile(path string, asked bool) (Source, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !asked {
+		return func(Key) ([]string, bool) { return nil, false }, nil
+	}
+	if err != nil {
+		return nil, usage("write one with: fairlead config init", "reading the config file: %w", err)
+	}
+	return parseFile(path, b)
+}
+
+func parseFile(path string, b []byte) (Source, error) {
+	var raw map[string]any
+	if _, err := toml.Decode(string(b), &raw); err != nil {
+		return nil, usage("see: fairlead config init", "%s: %w", path, err)
+	}
+	set := map[string][]string{}
+	for name, v := range raw {
+		i := slices.IndexFunc(Keys, func(k Key) bool { return k.Name == name })
+		if i < 0 {
+			return nil, usage(suggest(name), "%s: unknown key %q", path, name)
+		}
+		switch v := v.(type) {
+		case string:
+			set[name] = []string{v}
+		case []any:
+			if !Keys[i].Multi {
+				return nil, usage("write: "+name+" = \"...\"", "%s: %s takes one value, not a list", path, name)
+			}
+			for _, e := range v {
+				s, ok := e.(string)
+				if !ok {
+					return nil, usage("write: "+name+" = [\"...\"]", "%s: %s takes strings", path, name)
+				}
+				set[name] = append(set[name], s)
+			}
+		default:
+			return nil, usage("write: "+name+" = \"...\"", "%s: %s takes a string", path, name)
+		}
+	}
+	return func(k Key) ([]string, bool) { v, ok := set[k.Name]; return v, ok }, nil
+}
+
+// suggest names the key that was probably meant.
+func suggest(name string) string {
+	best, dist := "", 4
+	var all []string
+	for _, k := range Keys {
+		all = append(all, k.Name)
+		if d := distance(name, k.Name); d < dist {
+			best, dist = k.Name, d
+		}
+	}
+	if best != "" {
+		return "did you mean " + best + "?"
+	}
+	return "keys are: " + strings.Join(all, ", ")
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost = 1 + min(diagonal, row[j], row[j-1])
+			}
+			diagonal, row[j] = row[j], cost
+		}
+	}
+	return row[len(b)]
+}
+
+// Load checks the settings. The first source that has a setting wins; defaults come last. dockerEnv looks up DOCKER_HOST
+// and its companions, which name the engine when no setting does.
+func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, error) {
+	get := func(name string) []string {
+		k := Keys[slices.IndexFunc(Keys, func(k Key) bool { return k.Name == name })]
+		for _, s := range sources {
+			if v, ok := s(k); ok {
+				return v
+			}
+		}
+		if k.Default == "" {
+			return nil
+		}
+		return []string{k.Default}
+	}
+	one := func(name string) string {
+		if v := get(name); len(v) > 0 {
+			return v[len(v)-1]
+		}
+		return ""
+	}
+	var c Config
+	var err error
+	if c.Engines, err = loadEngines(get("engine"), get("gateway"), dockerEnv); err != nil {
+		return c, err
+	}
+	for _, d := range get("domain") {
+		d = strings.ToLower(strings.Trim(d, "."))
+		if !dnsserver.ValidName(d) {
+			return c, usage("a domain is written: --domain docker", "domain %q is no DNS name", d)
+		}
+		if slices.Contains([]string{"local", "localhost", "com", "net", "org", "arpa"}, d) {
+			return c, usage("choose one that nobody else serves: --domain docker", "domain %q is served by others", d)
+		}
+		if !slices.Contains(c.Domains, d) {
+			c.Domains = append(c.Domains, d)
+		}
+	}
+	if v := one("dns-listen"); v != "" {
+		if c.DNSListen, err = netip.ParseAddrPort(v); err != nil {
+			return c, usage("an address is written: --dns-listen 127.0.0.1:55353", "dns-listen %q is no ADDR:PORT", v)
+		}
+		if c.DNSListen.Addr().IsUnspecified() {
+			return c, usage("choose a loopback address: --dns-listen 127.0.0.1:55353", "dns-listen %s would serve everybody on every network", v)
+		}
+	}
+	c.Resolver = one("resolver")
+	if _, err := resolver.Parse(c.Resolver); err != nil {
+		return c, usage("without a change of this host's resolver: --resolver none", "%w", err)
+	}
+	for _, v := range get("allow-subnet") {
+		p, err := netip.ParsePrefix(v)
+		if err != nil {
+			return c, usage("a prefix is written: --allow-subnet 100.64.0.0/10", "allow-subnet %q is no prefix", v)
+		}
+		c.Allow = append(c.Allow, p.Masked())
+	}
+	if c.StateDir, err = filepath.Abs(one("state-dir")); err != nil {
+		return c, err
+	}
+	c.Control = one("control")
+	if err := c.LogLevel.UnmarshalText([]byte(one("log-level"))); err != nil {
+		return c, usage("use debug, info, warn or error", "log-level %q is no level", one("log-level"))
+	}
+	if c.LogFormat = one("log-format"); c.LogFormat != "text" && c.LogFormat != "json" {
+		return c, usage("use text or json", "log-format %q is no format", c.LogFormat)
+	}
+	return c, nil
+}
+
+func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool)) ([]EngineConfig, error) {
+	certs := ""
+	if len(urls) == 0 {
+		url := platform.DefaultEngine
+		if v, ok := dockerEnv("DOCKER_HOST"); ok && v != "" {
+			url = v
+			if verify, _ := dockerEnv("DOCKER_TLS_VERIFY"); verify != "" {
+				certs, _ = dockerEnv("DOCKER_CERT_PATH")
+			}
+		}
+		urls = []string{url}
+	}
+	var engines []EngineConfig
+	for _, u := range urls {
+		ep, err := engine.ParseEndpoint(u, "default")
+		if err != nil {
+			return nil, usage("an engine is written: --engine dev=tcp://192.168.99.100:2376", "%w", err)
+		}
+		if ep.Certs == "" {
+			ep.Certs = certs
+		}
+		ep.Name = strings.ToLower(ep.Name)
+		if !dnsserver.ValidName(ep.Name) || strings.Contains(ep.Name, ".") {
+			return nil, usage("an engine's name is one DNS label: --engine dev=URL", "engine name %q is no DNS label", ep.Name)
+		}
+		for _, e := range engines {
+			if e.Name == ep.Name {
+				return nil, usage("give each a name of its own: --engine dev=URL --engine test=URL", "two engines are called %q: %s and %s", ep.Name, e.URL, ep.URL)
+			}
+		}
+		engines = append(engines, EngineConfig{Endpoint: ep, Gateway: "auto"})
+	}
+	for _, g := range gateways {
+		name, where, named := strings.Cut(g, "=")
+		if !named {
+			where = g
+		}
+		switch where {
+		case "auto", "native", "tunnel":
+		default:
+			if _, err := netip.ParseAddr(where); err != nil {
+				return nil, usage("a gateway is written: --gateway 192.168.99.100", "gateway %q is neither an address nor auto, native or tunnel", where)
+			}
+		}
+		found := false
+		for i := range engines {
+			if !named || engines[i].Name == strings.ToLower(name) {
+				engines[i].Gateway, found = where, true
+			}
+		}
+		if !found {
+			return nil, usage("name an engine that --engine gives", "gateway %q is for an engine that is not watched", g)
+		}
+		if !named && len(engines) > 1 && where != "auto" && where != "native" && where != "tunnel" {
+			return nil, usage("say for which: --gateway NAME="+where, "one gateway cannot serve %d engines", len(engines))
+		}
+	}
+	return engines, nil
+}
+
+// Sample is a commented config file with every key.
+func Sample() string {
+	var b strings.Builder
+	b.WriteString("# fairlead's settings. A flag or a FAIRLEAD_* variable of the same name beats what stands here.\n")
+	for _, k := range Keys {
+		v := fmt.Sprintf("%q", k.Default)
+		if k.Multi {
+			v = "[" + fmt.Sprintf("%q", k.Default) + "]"
+			if k.Default == "" {
+				v = "[]"
+			}
+		}
+		fmt.Fprintf(&b, "\n# %s\n# %s = %s\n", k.Help, k.Name, v)
+	}
+	return b.String()
+}
+
+// Settings are the effective values, as a config file would give them.
+func (c Config) Settings() map[string]any {
+	var engines, gateways, allow []string
+	for _, e := range c.Engines {
+		url := e.URL
+		if e.Certs != "" {
+			url += "?certs=" + e.Certs
+		}
+		engines = append(engines, e.Name+"="+url)
+		gateways = append(gateways, e.Name+"="+e.Gateway)
+	}
+	for _, p := range c.Allow {
+		allow = append(allow, p.String())
+	}
+	s := map[string]any{
+		"engine": engines, "gateway": gateways, "domain": c.Domains, "resolver": c.Resolver, "state-dir": c.StateDir,
+		"control": c.Control, "log-level": strings.ToLower(c.LogLevel.String()), "log-format": c.LogFormat,
+	}
+	if c.DNSListen.IsValid() {
+		s["dns-listen"] = c.DNSListen.String()
+	}
+	if allow != nil {
+		s["allow-subnet"] = allow
+	}
+	return s
+}

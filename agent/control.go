@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+// ErrNotRunning: no agent answers at the control endpoint.
+var ErrNotRunning = errors.New("the agent is not running")
+
+const settleTimeout = 15 * time.Second // how long a reconcile waits for engines and pilots
+
+// serveControl answers status, ls, setup-network and teardown-network of other fairlead processes, as JSON over HTTP.
+func (a *Agent) serveControl(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Status()) })
+	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Names()) })
+	mux.HandleFunc("POST /v1/reconcile", func(w http.ResponseWriter, r *http.Request) { reply(w, a.reconcile(r.Context())) })
+	mux.HandleFunc("POST /v1/teardown", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), downTimeout)
+		defer cancel()
+		reply(w, a.takeDown(ctx))
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control endpoint: %w", err)
+	}
+	return nil
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// reconcile looks at everything again, waits until engines and pilots have settled, and proves the routes by real packets.
+func (a *Agent) reconcile(ctx context.Context) Status {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	a.mu.Lock()
+	a.paused = false
+	a.markLocked(dirty{routes: true, names: true, resolver: true})
+	for settled := false; !settled; {
+		passed := a.passed
+		a.mu.Unlock()
+		select {
+		case <-passed:
+		case <-ctx.Done():
+		}
+		a.mu.Lock()
+		settled = ctx.Err() != nil || a.settled()
+	}
+	s := a.status()
+	a.mu.Unlock()
+	a.verify(context.WithoutCancel(ctx), &s)
+	return s
+}
+
+// settled tells whether every engine has answered or failed, and every pilot that is needed has reported.
+func (a *Agent) settled() bool {
+	for _, w := range a.engines {
+		if w.err == nil && !w.listed {
+			return false
+		}
+		if _, needed := a.admission(w); needed && w.up && !w.pilot.open && w.pilot.err == nil && w.pilot.report.Error == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// Client speaks to the running agent.
+type Client struct{ http *http.Client }
+
+// Dial returns a Client for the agent at the control endpoint path. The error is ErrNotRunning when nobody answers there.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	conn, err := platform.DialControl(ctx, path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &Problem{Code: ExitNotPermitted, Err: fmt.Errorf("control endpoint %s: permission denied", path), Hint: asRoot()}
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return nil, ErrNotRunning
+	case err != nil:
+		return nil, fmt.Errorf("control endpoint %s: %w", path, err)
+	}
+	conn.Close()
+	return &Client{&http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return platform.DialControl(ctx, path)
+	}}}}, nil
+}
+
+// Status asks for the agent's Status.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, http.MethodGet, "status", &s)
+}
+
+// Names asks for all names.
+func (c *Client) Names(ctx context.Context) (n []Name, err error) {
+	return n, c.call(ctx, http.MethodGet, "names", &n)
+}
+
+// Reconcile makes the agent look at everything again, and returns what came of it.
+func (c *Client) Reconcile(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, http.MethodPost, "reconcile", &s)
+}
+
+// TearDown makes the agent take everything back and pause until the next Reconcile.
+func (c *Client) TearDown(ctx context.Context) (u Undone, err error) {
+	return u, c.call(ctx, http.MethodPost, "teardown", &u)
+}
+
+func (c *Client) call(ctx context.Context, method, what string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://fairlead/v1/"+what, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking the agent: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(string(bytes.TrimSpace(b)))
+	}
+	if err == nil {
+		err = json.Unmarshal(b, into)
+	}
+	if err != nil {
+		return fmt.Errorf("asking the agent: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/network"
+)
+
+// PilotLabel is on every pilot container and image; its value is the instance that started it. Containers with it are
+// not shown to the rest of fairlead.
+const PilotLabel = "fairlead.pilot"
+
+// maxAliases bounds what one endpoint may claim: labels and aliases are written by strangers.
+const maxAliases = 64
+
+// Info is what an engine says of itself.
+type Info struct {
+	ID      string `json:"id"`
+	Host    string `json:"host"`    // the VM's host name
+	Version string `json:"version"` // "20.10.24"
+	API     string `json:"api"`     // the negotiated version, "1.41"
+	OS      string `json:"os"`      // "linux" or "windows"
+	Arch    string `json:"arch"`    // GOARCH words: "amd64", "arm64"
+	System  string `json:"system"`  // "Docker Desktop", "Boot2Docker 18.09", "Debian GNU/Linux 12"
+}
+
+// Network is one network of an engine.
+type Network struct {
+	ID, Name, Driver string
+	Scope            string         // "local" or "swarm"
+	Subnets          []netip.Prefix // masked, sorted
+	Gateways         []netip.Addr   // the bridge's own addresses, where the engine tells them
+	Internal         bool
+	Options          map[string]string
+}
+
+// Container is one live container: running, paused or being started.
+type Container struct {
+	ID       string // 64 hex digits
+	Name     string // without the leading slash
+	Image    string
+	Hostname string
+	Labels   map[string]string
+	State    string // Docker's word: "running", "paused", ...
+	Health   string // "", "starting", "healthy", "unhealthy"
+	Ports    []Port
+	// Endpoints are sorted by network name. A container that shares another's network shows that one's endpoints.
+	Endpoints   []Attachment
+	HostNetwork bool // in the VM's own network: reachable at the VM's address
+
+	sharesWith string // id of the container whose network this one uses
+}
+
+// Port is an exposed port of a container.
+type Port struct {
+	Number uint16 `json:"number"`
+	Proto  string `json:"proto"` // "tcp", "udp", "sctp"
+}
+
+// Attachment joins a container to a network.
+type Attachment struct {
+	NetworkID, Network string
+	Addrs              []netip.Addr
+	Aliases            []string
+}
+
+// Addrs are all addresses of the container, in the order of its endpoints.
+func (c Container) Addrs() []netip.Addr {
+	var all []netip.Addr
+	for _, e := range c.Endpoints {
+		all = append(all, e.Addrs...)
+	}
+	return all
+}
+
+func networkOf(n network.Inspect) Network {
+	out := Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Scope: n.Scope, Internal: n.Internal, Options: n.Options}
+	for _, c := range n.IPAM.Config {
+		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+			out.Subnets = append(out.Subnets, p.Masked())
+		}
+		if a, err := netip.ParseAddr(c.Gateway); err == nil {
+			out.Gateways = append(out.Gateways, a)
+		}
+	}
+	slices.SortFunc(out.Subnets, comparePrefix)
+	out.Subnets = slices.Compact(out.Subnets)
+	return out
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
+
+// containerOf copies what we need out of an inspect answer; ok is false for answers that are no container.
+func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
+	if in.ContainerJSONBase == nil || in.State == nil || in.ID == "" {
+		return c, false, false
+	}
+	c = Container{ID: in.ID, Name: strings.TrimPrefix(in.Name, "/"), State: in.State.Status}
+	if in.State.Health != nil && in.State.Health.Status != "none" {
+		c.Health = in.State.Health.Status
+	}
+	if in.Config != nil {
+		c.Image, c.Hostname, c.Labels = in.Config.Image, in.Config.Hostname, in.Config.Labels
+		for p := range in.Config.ExposedPorts {
+			if n := p.Int(); n > 0 && n < 1<<16 {
+				c.Ports = append(c.Ports, Port{Number: uint16(n), Proto: p.Proto()})
+			}
+		}
+		slices.SortFunc(c.Ports, func(a, b Port) int {
+			if a.Number != b.Number {
+				return int(a.Number) - int(b.Number)
+			}
+			return strings.Compare(a.Proto, b.Proto)
+		})
+	}
+	if in.HostConfig != nil {
+		c.HostNetwork = in.HostConfig.NetworkMode.IsHost()
+		if in.HostConfig.NetworkMode.IsContainer() {
+			c.sharesWith = in.HostConfig.NetworkMode.ConnectedContainer()
+		}
+	}
+	if in.NetworkSettings != nil {
+		c.Endpoints = attachmentsOf(in.NetworkSettings.Networks)
+	}
+	switch in.State.Status {
+	case "running", "paused", "restarting":
+		live = true
+	}
+	return c, live, true
+}
+
+func attachmentsOf(networks map[string]*network.EndpointSettings) []Attachment {
+	var out []Attachment
+	for name, e := range networks {
+		if e == nil {
+			continue
+		}
+		a := Attachment{NetworkID: e.NetworkID, Network: name, Aliases: e.Aliases}
+		if len(a.Aliases) > maxAliases {
+			a.Aliases = a.Aliases[:maxAliases]
+		}
+		for _, s := range []string{e.IPAddress, e.GlobalIPv6Address} {
+			if ip, err := netip.ParseAddr(s); err == nil {
+				a.Addrs = append(a.Addrs, ip.Unmap())
+			}
+		}
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) })
+	return out
+}

@@ -1,0 +1,571 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
+	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/resolver"
+	"github.com/fairlead-dev/fairlead/routes"
+)
+
+const (
+	relookEvery = 30 * time.Second // every source of hints can lose some
+	downTimeout = 20 * time.Second // for taking everything back at the end
+)
+
+// Agent is the desired and the seen state of this host, and the loop that makes them one.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	version string
+	journal *journal
+	unlock  func()
+	wake    chan struct{} // a pass is due; holds one
+
+	zone      *dnsserver.Zone
+	server    *dnsserver.Server // nil in Once
+	method    resolver.Method
+	methodWhy string
+
+	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
+
+	mu       sync.Mutex // guards what is below, and the journal
+	engines  []*watched
+	names    *directory
+	subnets  []Subnet
+	dirty    dirty
+	paused   bool // by teardown-network: nothing is wanted until the next setup-network
+	problems []string
+	entries  []resolver.Item    // what the OS has of ours
+	blocked  []resolver.Blocked // what it should have and does not
+	passed   chan struct{}      // closed and renewed after every pass
+}
+
+// dirty says what the next pass has to look at again.
+type dirty struct{ routes, names, resolver bool }
+
+// watched is one engine and what was last heard of it.
+type watched struct {
+	cfg      EngineConfig
+	eng      *engine.Engine
+	priority int
+	kick     chan struct{} // the pilot's keeper should look again; holds one
+
+	up         bool
+	err        error // why it is not up
+	listed     bool  // its networks and containers are known, if only from before
+	info       engine.Info
+	host       netip.Addr // of its API, when that is not a socket
+	networks   []engine.Network
+	containers map[string]engine.Container
+	changed    map[string]bool // containers whose names the next pass has to look at
+	reach      platform.Reach
+	pilot      pilotState
+}
+
+// open prepares an Agent: state folder, lock, journal. Nothing of the host is changed.
+func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
+	if err := platform.Privileged(); err != nil {
+		return nil, &Problem{Code: ExitNotPermitted, Err: err, Hint: asRoot()}
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the state folder: %w", err)
+	}
+	unlock, err := platform.Lock(filepath.Join(cfg.StateDir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	j, err := openJournal(cfg.StateDir)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, log: log, version: version, journal: j, unlock: unlock, names: newDirectory(),
+		wake: make(chan struct{}, 1), passed: make(chan struct{}),
+	}
+	for i, e := range cfg.Engines {
+		a.engines = append(a.engines, &watched{
+			cfg: e, eng: engine.New(e.Endpoint, log), priority: i, err: errors.New("not heard yet"),
+			containers: map[string]engine.Container{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
+		})
+	}
+	return a, nil
+}
+
+// Run is the agent: it keeps this host in step with the engines until ctx ends, then takes back all it made. ready is
+// called when names are served and the control endpoint answers.
+func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func()) error {
+	a, err := open(cfg, log, version)
+	if err != nil {
+		return err
+	}
+	defer a.unlock()
+	if a.method, a.methodWhy, err = resolver.Detect(ctx, cfg.Resolver); err != nil {
+		return err
+	}
+	listen := cfg.DNSListen
+	if !listen.IsValid() {
+		listen = resolver.DefaultListen(a.method)
+	}
+	if _, err := resolver.Render(a.method, resolver.Want{Domains: cfg.Domains, Server: listen}); err != nil {
+		return &Problem{Code: ExitUsage, Err: err, Hint: "choose another --resolver or --dns-listen"}
+	}
+	if a.server, err = dnsserver.Listen(listen); err != nil {
+		return fmt.Errorf("serving DNS: %w", err)
+	}
+	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr()})
+	control, err := platform.ListenControl(cfg.Control)
+	if err != nil {
+		closed, cancel := context.WithCancel(ctx)
+		cancel()
+		_ = a.server.Serve(closed, a.zone)
+		return err
+	}
+
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	// The servers outlive the work: names are answered until the OS no longer asks us.
+	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
+	defer quiet()
+	var jobs, servers sync.WaitGroup
+	failed := make(chan error, 2)
+	servers.Go(func() { failed <- a.server.Serve(serving, a.zone) })
+	servers.Go(func() { failed <- a.serveControl(serving, control) })
+
+	a.log.Info("serving names", "domains", cfg.Domains, "dns", a.server.Addr(), "resolver", a.method, "why", a.methodWhy)
+	a.mark(dirty{routes: true, names: true, resolver: true})
+	jobs.Go(func() { a.hints(routes.Watch, work, "routes", dirty{routes: true}) })
+	jobs.Go(func() {
+		a.hints(func(ctx context.Context, changed func()) error { return resolver.Watch(ctx, a.method, changed) }, work, "resolver", dirty{resolver: true})
+	})
+	for _, w := range a.engines {
+		jobs.Go(func() { w.eng.Watch(work, func(u engine.Update) { a.heard(w, u) }) })
+		jobs.Go(func() { a.keepPilot(work, w) })
+	}
+	jobs.Go(func() { a.loop(work) })
+	ready()
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+		err = fmt.Errorf("serving: %w", err)
+	}
+	stop()
+	jobs.Wait()
+	downCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
+	defer cancel()
+	undone := a.takeDown(downCtx)
+	quiet()
+	servers.Wait()
+	for _, u := range undone.Left {
+		a.log.Warn("left behind", "what", u.What, "why", u.Why, "hint", u.Hint)
+	}
+	return err
+}
+
+// hints turns a source of hints into marks for the next pass.
+func (a *Agent) hints(watch func(context.Context, func()) error, ctx context.Context, name string, d dirty) {
+	if err := watch(ctx, func() { a.mark(d) }); err != nil && ctx.Err() == nil {
+		a.log.Warn("changes are noticed only every "+relookEvery.String(), "of", name, "err", err)
+	}
+}
+
+// mark says what the next pass has to look at, and that one is due.
+func (a *Agent) mark(d dirty) {
+	a.mu.Lock()
+	a.markLocked(d)
+	a.mu.Unlock()
+}
+
+func (a *Agent) markLocked(d dirty) {
+	a.dirty = dirty{a.dirty.routes || d.routes, a.dirty.names || d.names, a.dirty.resolver || d.resolver}
+	poke(a.wake)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Agent) loop(ctx context.Context) {
+	relook := time.NewTicker(relookEvery)
+	defer relook.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-relook.C:
+			a.mark(dirty{routes: true, resolver: true})
+		case <-a.wake:
+			a.pass(ctx)
+		}
+	}
+}
+
+// heard takes in what an engine says.
+func (a *Agent) heard(w *watched, u engine.Update) {
+	var host netip.Addr
+	if u.Info != nil {
+		host = lookUp(w.cfg.Endpoint)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case u.Down != nil:
+		if w.up || w.err == nil || w.err.Error() != u.Down.Error() {
+			a.log.Warn("engine lost", "engine", w.cfg.Name, "err", u.Down)
+		}
+		w.up, w.err = false, u.Down
+		return // nothing is deleted on ignorance
+	case u.Info != nil:
+		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
+		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
+	}
+	d := dirty{}
+	if u.Networks != nil {
+		w.networks, d.routes = u.Networks, true
+	}
+	if u.Full {
+		for id := range w.containers {
+			w.changed[id] = true
+		}
+		w.containers = make(map[string]engine.Container, len(u.Containers))
+		w.listed, d.routes = true, true
+	}
+	for _, c := range u.Containers {
+		w.containers[c.ID] = c
+		w.changed[c.ID] = true
+	}
+	for _, id := range u.Gone {
+		delete(w.containers, id)
+		w.changed[id] = true
+	}
+	a.markLocked(d)
+}
+
+// lookUp finds the address of an endpoint that names its host.
+func lookUp(ep engine.Endpoint) netip.Addr {
+	if a := ep.Host(); a.IsValid() {
+		return a
+	}
+	u, err := url.Parse(ep.URL)
+	if err != nil || u.Scheme != "tcp" {
+		return netip.Addr{}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	if err != nil || len(addrs) == 0 {
+		return netip.Addr{}
+	}
+	return addrs[0].Unmap()
+}
+
+// pass makes the host what the engines' last pictures want: first routes, then the names that became reachable by them,
+// then the resolver entries.
+func (a *Agent) pass(ctx context.Context) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := a.dirty
+	a.dirty = dirty{}
+	a.problems = nil
+	if d.routes {
+		before := a.reachability()
+		if err := a.passRoutes(); err != nil {
+			a.problem("routes", err)
+		}
+		d.names = d.names || before != a.reachability()
+	}
+	a.passNames(d.names)
+	if d.resolver {
+		if err := a.passResolver(ctx); err != nil {
+			a.problem("resolver", err)
+		}
+	}
+	close(a.passed)
+	a.passed = make(chan struct{})
+}
+
+func (a *Agent) problem(of string, err error) {
+	a.problems = append(a.problems, fmt.Sprintf("%s: %v", of, err))
+	a.log.Error(of, "err", err)
+}
+
+// reachability changes whenever names may have to appear or vanish because of it.
+func (a *Agent) reachability() string {
+	var s string
+	for _, n := range a.subnets {
+		if n.State == Installed || n.State == Foreign || n.State == Native {
+			s += n.Engine + n.Prefix.String() + " "
+		}
+	}
+	for _, w := range a.engines {
+		s += fmt.Sprint(w.pilot.open, w.reach.Via)
+	}
+	return s
+}
+
+// planRoutes decides anew about every subnet.
+func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
+	var host hostFacts
+	var err error
+	if host.links, err = platform.Links(); err != nil {
+		return routes.Plan{}, host, err
+	}
+	if host.table, err = routes.List(); err != nil {
+		return routes.Plan{}, host, err
+	}
+	host.nameservers, host.owned = platform.Nameservers(), a.journal.routes()
+
+	var views []view
+	var want []routes.Route
+	for _, w := range a.engines {
+		v := view{name: w.cfg.Name, listed: w.listed, networks: w.networks}
+		if w.listed {
+			reach := platform.Decide(w.facts(), host.links)
+			if reach != w.reach {
+				a.log.Info("reach", "engine", w.cfg.Name, "kind", reach.Kind, "via", reach.Via, "dev", reach.Dev, "why", reach.Why)
+			}
+			w.reach = reach
+		} else {
+			for _, r := range a.journal.doc.Routes {
+				if r.Engine == w.cfg.Name {
+					want = append(want, r.Route)
+				}
+			}
+		}
+		v.reach = w.reach
+		views = append(views, v)
+	}
+	if a.paused {
+		views, want = nil, nil
+	}
+	a.subnets = compile(a.cfg.Allow, host, views)
+	for _, s := range a.subnets {
+		if s.State == Wanted {
+			want = append(want, s.Route)
+		}
+	}
+	return routes.Diff(want, host.owned, host.table), host, nil
+}
+
+func (w *watched) facts() platform.EngineFacts {
+	f := platform.EngineFacts{Told: w.cfg.Gateway, Host: w.host, System: w.info.System}
+	if u, err := url.Parse(w.cfg.URL); err == nil {
+		f.Socket = u.Scheme != "tcp"
+	}
+	for _, n := range w.networks {
+		if n.Driver == "bridge" {
+			f.Subnets = append(f.Subnets, n.Subnets...)
+		}
+	}
+	return f
+}
+
+// passRoutes brings the OS's table to what planRoutes decides, and reads back what became of it.
+func (a *Agent) passRoutes() error {
+	old := a.subnets
+	plan, host, err := a.planRoutes()
+	if err != nil {
+		a.subnets = old
+		return err
+	}
+	failures := map[routes.Route]error{}
+	table := host.table
+	if len(plan.Add)+len(plan.Delete) > 0 {
+		if err := a.journal.change(func(d *journalDoc) { d.Routes = a.engineOf(slices.Concat(plan.Add, host.owned)) }); err != nil {
+			for i := range a.subnets {
+				if a.subnets[i].State == Wanted {
+					a.subnets[i].State, a.subnets[i].Why = Failed, err.Error()
+				}
+			}
+			return err
+		}
+		for _, r := range routes.Apply(plan) {
+			a.log.Info("route", "op", r.Op, "route", r.Route, "err", r.Err)
+			if r.Err != nil {
+				failures[r.Route] = r.Err
+			}
+		}
+		if table, err = routes.List(); err != nil {
+			return err
+		}
+	}
+	present := map[routes.Route]routes.Entry{}
+	for _, e := range table {
+		if before, ok := present[e.Route]; !ok || e.Marked && !before.Marked {
+			present[e.Route] = e
+		}
+	}
+	for i := range a.subnets {
+		s := &a.subnets[i]
+		if s.State != Wanted {
+			continue
+		}
+		e, ok := present[s.Route]
+		switch err := failures[s.Route]; {
+		case ok && e.Marked && !slices.Contains(plan.Foreign, s.Route):
+			s.State = Installed
+		case ok:
+			s.State, s.Why = Foreign, "made by "+e.Owner
+		case err != nil:
+			s.State, s.Why = Failed, err.Error()
+		default:
+			s.State, s.Why = Failed, "the OS does not show it after it was added"
+		}
+	}
+	for _, b := range plan.Blocked {
+		for i := range a.subnets {
+			if s := &a.subnets[i]; s.Route == b.Want && s.State != Installed {
+				s.State, s.Why = Refused, fmt.Sprintf("route %v (made by %s) is in its way", b.By.Route, b.By.Owner)
+			}
+		}
+	}
+	var ours []routes.Route
+	for _, r := range slices.Concat(plan.Add, host.owned) {
+		if e, ok := present[r]; ok && e.Marked {
+			ours = append(ours, r)
+		}
+	}
+	for _, w := range a.engines {
+		poke(w.kick)
+	}
+	return a.journal.change(func(d *journalDoc) { d.Routes = a.engineOf(ours) })
+}
+
+// engineOf notes for the journal which engine each route is for.
+func (a *Agent) engineOf(rs []routes.Route) []ownedRoute {
+	var out []ownedRoute
+	for _, r := range rs {
+		o := ownedRoute{Route: r}
+		for _, before := range a.journal.doc.Routes {
+			if before.Route == r {
+				o.Engine = before.Engine
+			}
+		}
+		for _, s := range a.subnets {
+			if s.Route == r {
+				o.Engine = s.Engine
+			}
+		}
+		if !slices.Contains(out, o) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// passNames gives the zone the names of the changed containers, or of all.
+func (a *Agent) passNames(all bool) {
+	names := map[string]bool{}
+	for _, w := range a.engines {
+		if all {
+			for id := range w.containers {
+				w.changed[id] = true
+			}
+		}
+		if len(w.changed) == 0 {
+			continue
+		}
+		at := a.place(w)
+		for id := range w.changed {
+			var cs []claim
+			if c, ok := w.containers[id]; ok && !a.paused {
+				cs = claims(at, c)
+			}
+			for _, n := range a.names.put(owner(w.cfg.Name, id), cs) {
+				names[n] = true
+			}
+		}
+		clear(w.changed)
+	}
+	if len(names) == 0 || a.zone == nil {
+		return
+	}
+	update := make(map[string]*dnsserver.Record, len(names)*len(a.cfg.Domains))
+	for n := range names {
+		var r *dnsserver.Record
+		if h := a.names.holder(n); len(h.addrs) > 0 {
+			r = &dnsserver.Record{Addrs: h.addrs}
+		}
+		for _, d := range a.cfg.Domains {
+			update[n+"."+d] = r
+		}
+	}
+	a.zone.Update(update)
+}
+
+func owner(engine, id string) string { return engine + "/" + id }
+
+// place says which of an engine's addresses are reachable now.
+func (a *Agent) place(w *watched) place {
+	at := place{engine: w.cfg.Name, several: len(a.engines) > 1, priority: w.priority}
+	var open []netip.Prefix
+	for _, s := range a.subnets {
+		if s.Engine == w.cfg.Name && (s.State == Native || w.pilot.open && (s.State == Installed || s.State == Foreign)) {
+			open = append(open, s.Prefix)
+		}
+	}
+	if w.reach.Kind == platform.Gateway {
+		at.vm = w.reach.Via
+	}
+	at.reachable = func(a netip.Addr) bool {
+		return slices.ContainsFunc(open, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	return at
+}
+
+// passResolver brings the OS's resolver entries to what is wanted.
+func (a *Agent) passResolver(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var want []resolver.Item
+	if !a.paused {
+		var err error
+		if want, err = resolver.Render(a.method, resolver.Want{Domains: a.cfg.Domains, Server: a.server.Addr()}); err != nil {
+			return err
+		}
+	}
+	found, err := resolver.Read(ctx)
+	if err != nil {
+		return err
+	}
+	plan := resolver.Diff(want, a.journal.doc.Resolver, found)
+	if err := a.journal.change(func(d *journalDoc) { d.Resolver = plan.Owned }); err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range resolver.Apply(ctx, plan) {
+		a.log.Info("resolver", "step", r.Step.String(), "err", r.Err)
+		errs = append(errs, r.Err)
+	}
+	if len(plan.Steps) > 0 {
+		if found, err = resolver.Read(ctx); err != nil {
+			return err
+		}
+		plan = resolver.Diff(want, a.journal.doc.Resolver, found)
+		if err := a.journal.change(func(d *journalDoc) { d.Resolver = plan.Owned }); err != nil {
+			return err
+		}
+		errs = append(errs, resolver.Flush(ctx, a.method))
+	}
+	a.entries, a.blocked = plan.Kept, plan.Blocked
+	return errors.Join(errs...)
+}

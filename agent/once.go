@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/resolver"
+	"github.com/fairlead-dev/fairlead/routes"
+)
+
+const verifyTimeout = 3 * time.Second // for one real packet to a subnet
+
+// Setup is setup-network: the agent's own pass, once, without names. It leaves routes and the VM's forwarding behind, until
+// TearDown or the host's next start. With dryRun it only says what it would do. The error is set when nothing could be
+// looked at; what was refused stands in the Status.
+func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dryRun bool) (Status, error) {
+	a, err := open(cfg, log, version)
+	if err != nil {
+		return Status{}, err
+	}
+	defer a.unlock()
+	a.method, a.methodWhy = resolver.None, "setup-network makes routes only"
+
+	var wg sync.WaitGroup
+	for _, w := range a.engines {
+		wg.Go(func() {
+			u, err := w.eng.Snapshot(ctx)
+			if err != nil {
+				u = engine.Update{Down: err}
+			}
+			a.heard(w, u)
+		})
+	}
+	wg.Wait()
+	if !slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up }) {
+		w := a.engines[0]
+		return a.Status(), fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)
+	}
+
+	a.mu.Lock()
+	if dryRun {
+		_, _, err = a.planRoutes()
+	} else {
+		err = a.passRoutes()
+	}
+	a.mu.Unlock()
+	if err != nil || dryRun {
+		return a.Status(), err
+	}
+	for _, w := range a.engines {
+		a.mu.Lock()
+		want, needed := a.admission(w)
+		a.mu.Unlock()
+		if !w.up || !needed {
+			continue
+		}
+		pctx, cancel := context.WithTimeout(ctx, pilotTimeout)
+		if err := a.holdPilot(pctx, w, want); err != nil {
+			w.pilot.err = err
+		}
+		cancel()
+	}
+	s := a.Status()
+	a.verify(ctx, &s)
+	return s, nil
+}
+
+// verify sends a real packet to every subnet that should be reachable, and writes down what came of it.
+func (a *Agent) verify(ctx context.Context, s *Status) {
+	var wg sync.WaitGroup
+	for i := range s.Subnets {
+		n := &s.Subnets[i]
+		if n.State != Installed && n.State != Foreign && n.State != Native {
+			continue
+		}
+		a.mu.Lock()
+		targets := a.targets(*n)
+		a.mu.Unlock()
+		wg.Go(func() {
+			n.Verified = "nothing there to ask"
+			for _, t := range targets {
+				tctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+				rtt, err := platform.Ping(tctx, t)
+				cancel()
+				if err == nil {
+					n.Verified = fmt.Sprintf("%v answered in %v", t, rtt.Round(10*time.Microsecond))
+					return
+				}
+				n.State, n.Why, n.Verified = Failed, err.Error(), ""
+				n.Hint = "the route is there, the VM lets nothing through; see the engine's pilot in: fairlead status"
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// targets are addresses that should answer in a subnet: one container's, else the VM's own on that network.
+func (a *Agent) targets(n Subnet) []netip.Addr {
+	for _, w := range a.engines {
+		if w.cfg.Name != n.Engine {
+			continue
+		}
+		for _, c := range w.containers {
+			for _, addr := range c.Addrs() {
+				if n.Prefix.Contains(addr) {
+					return []netip.Addr{addr}
+				}
+			}
+		}
+		for _, net := range w.networks {
+			for _, g := range net.Gateways {
+				if net.Name == n.Network && n.Prefix.Contains(g) {
+					return []netip.Addr{g}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Undone is what a teardown took back and what it had to leave.
+type Undone struct {
+	Schema int      `json:"schema"`
+	Done   []string `json:"done"`
+	Left   []Left   `json:"left"`
+}
+
+// Left is something of ours that could not be taken back.
+type Left struct {
+	What string `json:"what"`
+	Why  string `json:"why"`
+	Hint string `json:"hint"`
+}
+
+// TearDown is teardown-network without a running agent: it takes back everything that the journal knows, and only that.
+func TearDown(ctx context.Context, cfg Config, log *slog.Logger, version string) (Undone, error) {
+	a, err := open(cfg, log, version)
+	if err != nil {
+		return Undone{}, err
+	}
+	defer a.unlock()
+	return a.takeDown(ctx), nil
+}
+
+// takeDown takes everything back: resolver entries, then names, then routes, then what is open in the VMs. What it cannot
+// take back stays in the journal for the next try.
+func (a *Agent) takeDown(ctx context.Context) Undone {
+	u := Undone{Schema: statusSchema, Done: []string{}, Left: []Left{}}
+	a.takeDownHost(ctx, &u)
+	a.takeDownPilots(ctx, &u)
+	return u
+}
+
+func (u *Undone) left(what string, err error) {
+	if err != nil {
+		p := Explain(err)
+		u.Left = append(u.Left, Left{What: what, Why: oneLine(p.Error()), Hint: p.Hint})
+	}
+}
+
+func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paused = true
+
+	entries := a.journal.doc.Resolver
+	if err := a.passResolver(ctx); err != nil {
+		u.left("resolver entries", err)
+	}
+	for _, b := range a.blocked {
+		u.left("resolver entry "+b.Item.String(), &Problem{Err: errors.New(b.Why), Hint: "remove it by hand if you do not need it"})
+	}
+	for _, e := range entries {
+		if !slices.Contains(a.journal.doc.Resolver, e) {
+			u.Done = append(u.Done, "resolver entry "+e.String())
+		}
+	}
+
+	for _, w := range a.engines {
+		for id := range w.containers {
+			w.changed[id] = true
+		}
+	}
+	a.passNames(false)
+
+	rows := a.journal.routes()
+	u.left("routes", a.passRoutes())
+	table, err := routes.List()
+	u.left("routes", err)
+	for _, r := range rows {
+		if slices.ContainsFunc(table, func(e routes.Entry) bool { return e.Route == r }) {
+			u.left("route "+r.String(), &Problem{Err: errors.New("it is still there"), Hint: "remove it by hand if you do not need it"})
+		} else {
+			u.Done = append(u.Done, "route "+r.String())
+		}
+	}
+}
+
+func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {
+	a.piloting.Lock()
+	defer a.piloting.Unlock()
+	a.mu.Lock()
+	pilots, instance := slices.Clone(a.journal.doc.Pilots), a.journal.doc.Instance
+	a.mu.Unlock()
+	for _, ep := range pilots {
+		what := "forwarding in the VM of engine " + ep.Name
+		err := releasePilot(ctx, engine.New(ep, a.log), instance)
+		if err != nil {
+			u.left(what, &Problem{Err: err, Hint: "start the engine and run: fairlead teardown-network"})
+			continue
+		}
+		a.mu.Lock()
+		u.left("the journal", a.journal.change(func(d *journalDoc) {
+			d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e == ep })
+		}))
+		a.mu.Unlock()
+		u.Done = append(u.Done, what)
+	}
+}

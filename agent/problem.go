@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+// Problem is an error that a person can act on: Err says which link is broken, Hint which command mends it.
+type Problem struct {
+	Code int // the process's exit code, see the Exit constants
+	Err  error
+	Hint string
+}
+
+// Exit codes of the command (docs/design.md, "The command").
+const (
+	ExitFailed       = 1
+	ExitUsage        = 2
+	ExitNotPermitted = 3
+	ExitPartly       = 4
+)
+
+func (p *Problem) Error() string { return p.Err.Error() }
+func (p *Problem) Unwrap() error { return p.Err }
+
+func usage(hint, format string, args ...any) *Problem {
+	return &Problem{Code: ExitUsage, Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// Explain gives an error of the layers below the hint that belongs to it. A Problem is returned as it is.
+func Explain(err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	p = &Problem{Code: ExitFailed, Err: err, Hint: "fairlead status tells more; fairlead run --log-level debug tells all"}
+	var op *net.OpError
+	switch {
+	case errors.Is(err, platform.ErrBusy):
+		p.Hint = "fairlead status shows what it does; stop it with: fairlead stop"
+	case errors.Is(err, engine.ErrTooOld):
+		p.Hint = "upgrade the engine; docker-machine: docker-machine upgrade NAME"
+	case errors.Is(err, engine.ErrNotLinux):
+		p.Hint = "switch Docker Desktop to Linux containers, or name another engine with --engine"
+	case errors.Is(err, engine.ErrNoPilot):
+		p.Hint = "build fairlead with: make build"
+	case errors.Is(err, syscall.EADDRINUSE):
+		p.Hint = "choose another port, as with: --dns-listen 127.0.0.1:5354"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		p.Hint = "choose an address of this host, as with: --dns-listen 127.0.0.1:55353"
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EPERM):
+		p.Code, p.Hint = ExitNotPermitted, asRoot()
+	case errors.Is(err, engine.ErrNoAnswer) || errors.As(err, &op) && op.Op == "dial":
+		p.Hint = "start the engine, or name its endpoint with --engine NAME=URL; docker -H URL version tells whether it answers"
+	case strings.Contains(err.Error(), "certificate"):
+		p.Hint = "give the folder with ca.pem, cert.pem and key.pem: --engine 'NAME=tcp://HOST:2376?certs=DIR'"
+	}
+	return p
+}
+
+// asRoot is the hint to run this very command with more rights.
+func asRoot() string {
+	args := append([]string{"sudo", "fairlead"}, os.Args[1:]...)
+	if platform.DefaultEngine[0] == 'n' { // a named pipe: Windows
+		return "run it in a prompt started by: Run as Administrator"
+	}
+	return "run: " + strings.Join(args, " ")
+}

@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/platform/tunnel"
+	"github.com/fairlead-dev/fairlead/resolver"
+)
+
+// statusSchema grows when a reader of the JSON would misunderstand it.
+const statusSchema = 1
+
+// Status is what is true now, and what was refused and why.
+type Status struct {
+	Schema   int            `json:"schema"`
+	Version  string         `json:"version"`
+	Paused   bool           `json:"paused,omitempty"` // by teardown-network
+	Engines  []EngineStatus `json:"engines"`
+	Subnets  []Subnet       `json:"subnets"`
+	Resolver ResolverStatus `json:"resolver"`
+	DNS      DNSStatus      `json:"dns"`
+	Losers   []Loser        `json:"losers"`   // names that a container asked for and does not have
+	Problems []string       `json:"problems"` // what failed in the last pass
+}
+
+// EngineStatus is one engine.
+type EngineStatus struct {
+	Name       string         `json:"name"`
+	URL        string         `json:"url"`
+	Up         bool           `json:"up"`
+	Error      string         `json:"error,omitempty"`
+	Hint       string         `json:"hint,omitempty"`
+	Stale      bool           `json:"stale,omitempty"` // not up; what is shown of it is the last known picture
+	Info       engine.Info    `json:"info"`
+	Reach      platform.Reach `json:"reach"`
+	Pilot      *PilotStatus   `json:"pilot,omitempty"` // where the VM has something to open
+	Networks   int            `json:"networks"`
+	Containers int            `json:"containers"`
+}
+
+// PilotStatus is what an engine's pilot reports of the VM's firewall.
+type PilotStatus struct {
+	tunnel.Report
+	Error string `json:"error,omitempty"` // of the pilot itself, or else what it reports
+}
+
+// ResolverStatus is how the OS is told to ask us.
+type ResolverStatus struct {
+	Method  resolver.Method    `json:"method"`
+	Why     string             `json:"why"`
+	Domains []string           `json:"domains"`
+	Entries []resolver.Item    `json:"entries"`
+	Blocked []resolver.Blocked `json:"blocked"`
+}
+
+// DNSStatus is our DNS server.
+type DNSStatus struct {
+	Listen netip.AddrPort `json:"listen"`
+	Names  int            `json:"names"`
+}
+
+// Loser is a name that containers asked for and do not have.
+type Loser struct {
+	Name       string   `json:"name"`
+	Containers []string `json:"containers"`
+	Why        string   `json:"why"`
+}
+
+// Name is one name with what is behind it.
+type Name struct {
+	Name       string       `json:"name"`
+	Addrs      []netip.Addr `json:"addrs"`
+	Engine     string       `json:"engine"`
+	Containers []string     `json:"containers"` // their Docker names
+	Networks   []string     `json:"networks"`
+	Ports      []string     `json:"ports"` // "80/tcp"
+}
+
+// Status is a copy of what is true now.
+func (a *Agent) Status() Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status()
+}
+
+func (a *Agent) status() Status {
+	s := Status{
+		Schema: statusSchema, Version: a.version, Paused: a.paused, Subnets: slices.Clone(a.subnets), Problems: slices.Clone(a.problems),
+		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.cfg.Domains, Entries: a.entries, Blocked: a.blocked},
+	}
+	for _, w := range a.engines {
+		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
+		if w.err != nil {
+			p := Explain(w.err)
+			e.Error, e.Hint = oneLine(p.Error()), p.Hint
+		}
+		if _, needed := a.admission(w); needed {
+			e.Pilot = &PilotStatus{Report: w.pilot.report, Error: w.pilot.report.Error}
+			e.Pilot.Open = w.pilot.open
+			if w.pilot.err != nil {
+				e.Pilot.Error = oneLine(w.pilot.err.Error())
+			}
+		}
+		s.Engines = append(s.Engines, e)
+	}
+	if a.server != nil {
+		s.DNS = DNSStatus{Listen: a.server.Addr(), Names: a.zone.Len()}
+	}
+	for n := range a.names.names {
+		if h := a.names.holder(n); len(h.losers) > 0 {
+			l := Loser{Name: n, Why: h.why}
+			for _, o := range h.losers {
+				l.Containers = append(l.Containers, a.containerName(o))
+			}
+			s.Losers = append(s.Losers, l)
+		}
+	}
+	slices.SortFunc(s.Losers, func(a, b Loser) int { return strings.Compare(a.Name, b.Name) })
+	return s
+}
+
+// Clean tells whether nothing was refused, failed or lost.
+func (s Status) Clean() bool {
+	for _, e := range s.Engines {
+		if !e.Up || e.Pilot != nil && !e.Pilot.Open {
+			return false
+		}
+	}
+	for _, n := range s.Subnets {
+		if n.State == Refused || n.State == Failed || n.State == Wanted || n.State == Unreachable {
+			return false
+		}
+	}
+	return len(s.Problems) == 0 && len(s.Resolver.Blocked) == 0
+}
+
+// Names are all names that are answered, sorted by engine, container and importance.
+func (a *Agent) Names() []Name {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	type row struct {
+		Name
+		rank rank
+	}
+	var rows []row
+	for n := range a.names.names {
+		h := a.names.holder(n)
+		if len(h.addrs) == 0 {
+			continue
+		}
+		out := Name{Addrs: h.addrs}
+		var r rank
+		for _, o := range h.owners {
+			c, w := a.container(o)
+			out.Engine = w.cfg.Name
+			r = a.names.names[n][o].rank
+			out.Containers = append(out.Containers, c.Name)
+			for _, e := range c.Endpoints {
+				out.Networks = append(out.Networks, e.Network)
+			}
+			for _, p := range c.Ports {
+				out.Ports = append(out.Ports, fmt.Sprintf("%d/%s", p.Number, p.Proto))
+			}
+		}
+		out.Networks, out.Ports = unique(out.Networks), unique(out.Ports)
+		for _, d := range a.cfg.Domains {
+			out.Name = n + "." + d
+			rows = append(rows, row{out, r})
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(strings.Compare(a.Engine, b.Engine), slices.Compare(a.Containers, b.Containers), cmp.Compare(a.rank, b.rank),
+			cmp.Compare(len(a.Name.Name), len(b.Name.Name)), strings.Compare(a.Name.Name, b.Name.Name))
+	})
+	names := make([]Name, 0, len(rows))
+	for _, r := range rows {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+func unique(s []string) []string {
+	slices.Sort(s)
+	return slices.Compact(s)
+}
+
+// container finds the container behind an owner of names.
+func (a *Agent) container(o string) (engine.Container, *watched) {
+	name, id, _ := strings.Cut(o, "/")
+	for _, w := range a.engines {
+		if w.cfg.Name == name {
+			return w.containers[id], w
+		}
+	}
+	return engine.Container{}, &watched{}
+}
+
+func (a *Agent) containerName(o string) string {
+	c, w := a.container(o)
+	if len(a.engines) > 1 {
+		return c.Name + " (" + w.cfg.Name + ")"
+	}
+	return c.Name
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

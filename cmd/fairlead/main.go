@@ -1,0 +1,202 @@
+// Command fairlead lets this host reach containers by name and address.
+//
+// Each verb is one file; this one has the flags that all share, and the way errors leave.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/installer"
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "dev"
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	root := command()
+	root.SetArgs(args)
+	return report(root.ErrOrStderr(), root.ExecuteContext(context.Background()))
+}
+
+// report prints an error as the contract wants it, a line and a hint, and returns the exit code.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	var silent quiet
+	if errors.As(err, &silent) {
+		return int(silent)
+	}
+	p := agent.Explain(err)
+	fmt.Fprintf(w, "fairlead: %s\n", strings.Join(strings.Fields(p.Error()), " "))
+	if p.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", p.Hint)
+	}
+	return p.Code
+}
+
+// quiet is an exit code whose reason has been printed already.
+type quiet int
+
+func (q quiet) Error() string { return fmt.Sprintf("exit code %d", int(q)) }
+
+func command() *cobra.Command {
+	s := &settings{}
+	root := &cobra.Command{
+		Use:   "fairlead",
+		Short: "Reach containers by name and address, whatever VM their engine runs in",
+		Long: `fairlead routes this host's packets to containers and answers their names, for every Docker engine you have.
+
+  sudo fairlead setup-network     routes to all containers now, once
+  sudo fairlead run               routes and names, kept up to date, until Ctrl-C
+  ping web.docker                 the proof`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &agent.Problem{Code: agent.ExitUsage, Err: err, Hint: c.CommandPath() + " --help"}
+	})
+	root.CompletionOptions.HiddenDefaultCmd = false
+	s.register(root)
+	root.AddCommand(
+		setupNetwork(s), teardownNetwork(s), runAgent(s), status(s), ls(s), query(s), config(s), versionCmd(s),
+		notYet("install", "Make fairlead a service of this host", installer.ErrNotYet, "until then: sudo fairlead run"),
+		notYet("uninstall", "Remove the service and everything it made", installer.ErrNotYet, "sudo fairlead teardown-network undoes what fairlead made"),
+		notYet("start", "Start the service", installer.ErrNotYet, "until then: sudo fairlead run"),
+		notYet("stop", "Stop the service", installer.ErrNotYet, "end fairlead run with Ctrl-C"),
+		notYet("restart", "Restart the service", installer.ErrNotYet, "until then: sudo fairlead run"),
+		notYet("logs", "Show the service's log", installer.ErrNotYet, "fairlead run prints its log on standard error"),
+		notYet("trace", "Follow one name link by link", errors.New("trace is not in this build yet"), "fairlead status and fairlead query NAME show most of it"),
+		notYet("doctor", "Check every link", errors.New("doctor is not in this build yet"), "fairlead status shows what was refused and why"),
+	)
+	for _, c := range root.Commands() {
+		if c.Args == nil {
+			c.Args = noArgs
+		}
+	}
+	return root
+}
+
+// noArgs refuses arguments: an unknown verb for the root, a superfluous word for the others.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	what := "unexpected argument"
+	if !c.HasParent() {
+		what = "unknown command"
+	}
+	return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("%s %q", what, args[0]), Hint: c.CommandPath() + " --help"}
+}
+
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("%s needs %s", c.Name(), what), Hint: c.CommandPath() + " --help"}
+		}
+		return nil
+	}
+}
+
+// notYet is a verb of the contract that this build does not have.
+func notYet(name, short string, err error, hint string) *cobra.Command {
+	return &cobra.Command{Use: name, Short: short + " (not yet)", Args: cobra.ArbitraryArgs, RunE: func(*cobra.Command, []string) error {
+		return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: hint}
+	}}
+}
+
+// settings are the flags that every verb shares.
+type settings struct{ flags map[string]*setting }
+
+// setting is one flag; it is a pflag.Value.
+type setting struct {
+	agent.Key
+	values []string
+}
+
+func (f *setting) String() string { return "" }
+func (f *setting) Type() string   { return f.Arg }
+func (f *setting) Set(v string) error {
+	if !f.Multi {
+		f.values = nil
+	}
+	f.values = append(f.values, v)
+	return nil
+}
+
+func (s *settings) register(root *cobra.Command) {
+	s.flags = map[string]*setting{}
+	f := root.PersistentFlags()
+	f.Var(&setting{Key: agent.Key{Arg: "FILE"}}, "config", "the config file (default "+platform.DefaultConfig+")")
+	s.flags["config"] = f.Lookup("config").Value.(*setting)
+	for _, k := range agent.Keys {
+		help := k.Help
+		if k.Default != "" {
+			help += " (default " + k.Default + ")"
+		}
+		s.flags[k.Name] = &setting{Key: k}
+		f.Var(s.flags[k.Name], k.Name, help)
+	}
+}
+
+// load merges flags, variables, the config file and defaults, in this order.
+func (s *settings) load() (agent.Config, error) {
+	flags := func(k agent.Key) ([]string, bool) {
+		v := s.flags[k.Name].values
+		return v, v != nil
+	}
+	path, asked := platform.DefaultConfig, false
+	if v, ok := os.LookupEnv("FAIRLEAD_CONFIG"); ok {
+		path, asked = v, true
+	}
+	if v := s.flags["config"].values; v != nil {
+		path, asked = v[0], true
+	}
+	file, err := agent.FromFile(path, asked)
+	if err != nil {
+		return agent.Config{}, err
+	}
+	return agent.Load(os.LookupEnv, flags, agent.FromEnv(os.LookupEnv), file)
+}
+
+// logger writes to w as the settings say, but nothing below least.
+func logger(w io.Writer, c agent.Config, least slog.Level) *slog.Logger {
+	o := &slog.HandlerOptions{Level: max(c.LogLevel, least)}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func dial(c *cobra.Command, s *settings) (*agent.Client, agent.Config, error) {
+	cfg, err := s.load()
+	if err != nil {
+		return nil, cfg, err
+	}
+	client, err := agent.Dial(c.Context(), cfg.Control)
+	if errors.Is(err, agent.ErrNotRunning) {
+		err = &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "start it with: sudo fairlead run"}
+	}
+	return client, cfg, err
+}

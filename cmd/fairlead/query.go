@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/dnsserver"
+)
+
+func query(s *settings) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "query NAME [TYPE]",
+		Short: "What our server answers, without the OS in between",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return exactly(1, "a name, and perhaps a type: fairlead query web.docker AAAA")(c, nil)
+			}
+			qtype := "A"
+			if len(args) == 2 {
+				qtype = strings.ToUpper(args[1])
+			}
+			client, _, err := dial(c, s)
+			if err != nil {
+				return err
+			}
+			st, err := client.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			r, err := dnsserver.Query(c.Context(), st.DNS.Listen, args[0], qtype)
+			if err != nil {
+				return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "fairlead status shows where the server listens"}
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), struct {
+					Schema int `json:"schema"`
+					dnsserver.Reply
+				}{1, r})
+			}
+			for _, a := range r.Answers {
+				fmt.Fprintln(c.OutOrStdout(), a)
+			}
+			if len(r.Answers) > 0 {
+				return nil
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s, no answer\n", r.Rcode)
+			for _, a := range r.Authority {
+				fmt.Fprintln(c.OutOrStdout(), a)
+			}
+			return quiet(agent.ExitFailed)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	return c
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/installer"
+)
+
+func setupNetwork(s *settings) *cobra.Command {
+	var dryRun, asJSON bool
+	c := &cobra.Command{
+		Use:   "setup-network",
+		Short: "Make routes to all containers now, prove them, and exit",
+		Long: `Make routes to all containers now, open the VM's forwarding for this host, prove both by a real packet, and exit.
+
+Routes and forwarding stay until teardown-network or the next start of this host. With the agent running it is asked to look
+at everything again.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			var st agent.Status
+			client, err := agent.Dial(c.Context(), cfg.Control)
+			switch {
+			case err == nil && !dryRun:
+				st, err = client.Reconcile(c.Context())
+			case err == nil:
+				st, err = client.Status(c.Context())
+			case errors.Is(err, agent.ErrNotRunning):
+				err = installer.Run(func(ctx context.Context) (err error) {
+					st, err = agent.Setup(ctx, cfg, logger(c.ErrOrStderr(), cfg, slog.LevelWarn+1), version, dryRun)
+					return err
+				})
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(c.OutOrStdout(), st)
+			} else {
+				printSubnets(c.OutOrStdout(), st, dryRun)
+			}
+			if err == nil && !dryRun && !st.Clean() {
+				err = quiet(agent.ExitPartly)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	return c
+}
+
+func teardownNetwork(s *settings) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "teardown-network",
+		Short: "Undo everything that fairlead ever did on this host",
+		Long: `Undo everything that fairlead ever did on this host: resolver entries, routes, and what it opened in VMs. It needs no
+running agent. A running one takes everything back and pauses until the next setup-network.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			var u agent.Undone
+			client, err := agent.Dial(c.Context(), cfg.Control)
+			switch {
+			case err == nil:
+				u, err = client.TearDown(c.Context())
+			case errors.Is(err, agent.ErrNotRunning):
+				u, err = agent.TearDown(c.Context(), cfg, logger(c.ErrOrStderr(), cfg, slog.LevelWarn+1), version)
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = printJSON(c.OutOrStdout(), u)
+			} else {
+				printUndone(c.OutOrStdout(), u)
+			}
+			if err == nil && len(u.Left) > 0 {
+				err = quiet(agent.ExitPartly)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	return c
+}
+
+// printSubnets is what setup-network and status say about routes: a line per subnet, then why some are not reachable.
+func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, n := range st.Subnets {
+		how := n.Route.String()
+		if !n.Route.Dst.IsValid() {
+			how = n.Prefix.String()
+		}
+		note := n.Why
+		if n.Verified != "" {
+			note = n.Verified
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s/%s\t%s\n", stateWord(n.State, dryRun), how, n.Engine, n.Network, note)
+	}
+	tw.Flush()
+	if len(st.Subnets) == 0 {
+		fmt.Fprintln(w, "no container networks found")
+	}
+	seen := map[string]bool{}
+	hint := func(h string) {
+		if h != "" && !seen[h] {
+			seen[h] = true
+			fmt.Fprintf(w, "hint: %s\n", h)
+		}
+	}
+	for _, e := range st.Engines {
+		if e.Error != "" {
+			fmt.Fprintf(w, "engine %s: %s\n", e.Name, e.Error)
+			hint(e.Hint)
+		}
+		if !dryRun && e.Pilot != nil && !e.Pilot.Open {
+			why := e.Pilot.Error
+			if why == "" {
+				why = "not open yet"
+			}
+			fmt.Fprintf(w, "engine %s: the VM's forwarding is closed: %s\n", e.Name, why)
+			hint(e.Pilot.Hint)
+		}
+	}
+	for _, n := range st.Subnets {
+		hint(n.Hint)
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintln(w, "problem:", p)
+	}
+}
+
+func stateWord(s agent.State, dryRun bool) string {
+	if dryRun && s == agent.Wanted {
+		return "would add"
+	}
+	return string(s)
+}
+
+func printUndone(w io.Writer, u agent.Undone) {
+	for _, d := range u.Done {
+		fmt.Fprintln(w, "removed", d)
+	}
+	for _, l := range u.Left {
+		fmt.Fprintf(w, "left    %s: %s\n", l.What, strings.TrimSpace(l.Why))
+		if l.Hint != "" {
+			fmt.Fprintln(w, "hint:", l.Hint)
+		}
+	}
+	if len(u.Done)+len(u.Left) == 0 {
+		fmt.Fprintln(w, "nothing to undo")
+	}
+}

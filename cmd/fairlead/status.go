@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+func status(s *settings) *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Engines, subnets, routes, resolver, DNS; what was refused and why",
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, _, err := dial(c, s)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt)
+			defer stop()
+			for last := []byte(nil); ; {
+				st, err := client.Status(ctx)
+				if err != nil && ctx.Err() == nil {
+					return err
+				}
+				var b bytes.Buffer
+				if asJSON {
+					err = printJSON(&b, st)
+				} else {
+					printStatus(&b, st)
+				}
+				if ctx.Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if !bytes.Equal(b.Bytes(), last) {
+					if watch && !asJSON && last != nil {
+						fmt.Fprintln(c.OutOrStdout())
+					}
+					last = b.Bytes()
+					if _, err := c.OutOrStdout().Write(last); err != nil {
+						return err
+					}
+				}
+				if !watch {
+					return nil
+				}
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	c.Flags().BoolVar(&watch, "watch", false, "print again whenever something changed")
+	return c
+}
+
+func printStatus(w io.Writer, st agent.Status) {
+	if st.Paused {
+		fmt.Fprintln(w, "paused by teardown-network; go on with: sudo fairlead setup-network")
+	}
+	for _, e := range st.Engines {
+		state := "up"
+		switch {
+		case e.Stale:
+			state = "lost (last known picture)"
+		case !e.Up:
+			state = "down"
+		}
+		fmt.Fprintf(w, "engine   %s: %s, %s", e.Name, state, e.URL)
+		if e.Info.Version != "" {
+			fmt.Fprintf(w, ", Docker %s (API %s), %d networks, %d containers", e.Info.Version, e.Info.API, e.Networks, e.Containers)
+		}
+		fmt.Fprintln(w)
+		switch e.Reach.Kind {
+		case "":
+		case platform.Gateway:
+			fmt.Fprintf(w, "reach    %s: gateway %v on %s, as %v (%s)\n", e.Name, e.Reach.Via, e.Reach.Dev, e.Reach.Source, e.Reach.Why)
+		default:
+			fmt.Fprintf(w, "reach    %s: %s (%s)\n", e.Name, e.Reach.Kind, e.Reach.Why)
+		}
+		if e.Pilot != nil && e.Pilot.Open {
+			fmt.Fprintf(w, "pilot    %s: the VM lets this host through (%s)\n", e.Name, e.Pilot.Backend)
+		}
+	}
+	printSubnets(w, st, false)
+	fmt.Fprintf(w, "dns      %v, %d names\n", st.DNS.Listen, st.DNS.Names)
+	fmt.Fprintf(w, "resolver %s: %s\n", st.Resolver.Method, st.Resolver.Why)
+	for _, i := range st.Resolver.Entries {
+		fmt.Fprintln(w, "entry   ", i)
+	}
+	for _, b := range st.Resolver.Blocked {
+		fmt.Fprintf(w, "blocked  %v: %s\n", b.Item, b.Why)
+	}
+	for _, l := range st.Losers {
+		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
+	}
+}

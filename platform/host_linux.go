@@ -1,0 +1,39 @@
+package platform
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Default places on this OS.
+const (
+	DefaultConfig   = "/etc/fairlead/fairlead.toml"
+	DefaultStateDir = "/var/lib/fairlead"
+	DefaultControl  = "/run/fairlead/control.sock"
+	DefaultEngine   = "unix:///var/run/docker.sock"
+)
+
+// Privileged returns nil when this process may change routes, else what it lacks.
+func Privileged() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return err
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return errors.New("changing routes needs root")
+	}
+	return nil
+}
+
+// BootID changes with every boot of this host.
+func BootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,132 @@
+package platform
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Kind is a way for packets to get to an engine's containers.
+type Kind string
+
+// The kinds of reach.
+const (
+	Native  Kind = "native"  // the containers' networks are on this host already, or the VM's product routes them
+	Gateway Kind = "gateway" // routes by way of the VM's address
+	Tunnel  Kind = "tunnel"  // through the engine's own API stream
+	None    Kind = "none"
+)
+
+// Reach is how packets get to one engine's containers.
+type Reach struct {
+	Kind   Kind       `json:"kind"`
+	Via    netip.Addr `json:"via,omitzero"`    // the VM's address
+	Dev    string     `json:"dev,omitempty"`   // the interface that leads to Via
+	Source netip.Addr `json:"source,omitzero"` // this host's address on Dev: what the VM sees
+	Why    string     `json:"why"`
+}
+
+// Link is an address of this host on one of its interfaces that are up.
+type Link struct {
+	Dev    string
+	Prefix netip.Prefix // the address with its on-link prefix, not masked
+}
+
+// Links are this host's addresses.
+func Links() ([]Link, error) {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing interfaces: %w", err)
+	}
+	var links []Link
+	for _, i := range ifaces {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue // it went away between the two calls
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok {
+					ones, _ := n.Mask.Size()
+					links = append(links, Link{Dev: i.Name, Prefix: netip.PrefixFrom(ip.Unmap(), ones)})
+				}
+			}
+		}
+	}
+	return links, nil
+}
+
+// OnLink finds the interface on which addr is a neighbour: the one with the longest prefix around it.
+func OnLink(addr netip.Addr, links []Link) (best Link, ok bool) {
+	for _, l := range links {
+		if l.Prefix.Masked().Contains(addr) && !l.Prefix.Addr().IsLoopback() && l.Prefix.Addr() != addr && (!ok || l.Prefix.Bits() > best.Prefix.Bits()) {
+			best, ok = l, true
+		}
+	}
+	return best, ok
+}
+
+// EngineFacts is what Decide needs to know of an engine.
+type EngineFacts struct {
+	Told    string         // "auto", "native", "tunnel" or the VM's address
+	Socket  bool           // the API is a socket or pipe on this host
+	Host    netip.Addr     // the API's address otherwise; zero when its name does not resolve
+	System  string         // Docker's OperatingSystem: "Docker Desktop", "OrbStack", ...
+	Subnets []netip.Prefix // of its bridge networks
+}
+
+// Decide chooses the reach for an engine. It is pure: links are this host's addresses.
+func Decide(f EngineFacts, links []Link) Reach {
+	switch f.Told {
+	case "native":
+		return Reach{Kind: Native, Why: "as told"}
+	case "tunnel":
+		return Reach{Kind: Tunnel, Why: "as told"}
+	case "auto", "":
+	default:
+		via, err := netip.ParseAddr(f.Told)
+		if err != nil {
+			return Reach{Kind: None, Why: fmt.Sprintf("gateway %q is no address", f.Told)}
+		}
+		return gateway(via, "as told", links)
+	}
+	if f.System == "OrbStack" {
+		return Reach{Kind: Native, Why: "OrbStack routes to its containers itself"}
+	}
+	own := f.Socket || f.Host.IsLoopback()
+	for _, l := range links {
+		own = own || l.Prefix.Addr() == f.Host
+	}
+	if own {
+		if strings.HasPrefix(f.System, "Docker Desktop") {
+			return Reach{Kind: Tunnel, Why: "Docker Desktop's VM has no address that this host reaches"}
+		}
+		for _, s := range f.Subnets {
+			for _, l := range links {
+				if s.Contains(l.Prefix.Addr()) {
+					return Reach{Kind: Native, Why: fmt.Sprintf("%s is on this host, at %s", s, l.Dev)}
+				}
+			}
+		}
+		return Reach{Kind: Tunnel, Why: "the engine's networks are not on this host, and its endpoint tells no address of its VM"}
+	}
+	if !f.Host.IsValid() {
+		return Reach{Kind: None, Why: "the name in the engine's URL does not resolve"}
+	}
+	if r := gateway(f.Host, "the engine's address is on-link", links); r.Kind == Gateway {
+		return r
+	}
+	return Reach{Kind: Tunnel, Why: fmt.Sprintf("%v is not on-link on any interface of this host", f.Host)}
+}
+
+func gateway(via netip.Addr, why string, links []Link) Reach {
+	l, ok := OnLink(via, links)
+	if !ok {
+		return Reach{Kind: None, Why: fmt.Sprintf("gateway %v is not on-link on any interface of this host", via)}
+	}
+	return Reach{Kind: Gateway, Via: via, Dev: l.Dev, Source: l.Prefix.Addr(), Why: why}
+}
