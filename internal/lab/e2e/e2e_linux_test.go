@@ -49,11 +49,18 @@ type host struct {
 	args []string // what every fairlead here is given
 }
 
-func newHost(t testing.TB, engines ...string) *host {
+func newHost(t testing.TB) *host {
 	w := lab.Start(t, lab.Options{})
 	h := &host{World: w, t: t, dir: t.TempDir()}
 	h.args = []string{"--state-dir", h.dir + "/state", "--control", h.dir + "/control.sock"}
 	return h
+}
+
+// in is the same host for a subtest.
+func (h *host) in(t testing.TB) *host {
+	sub := *h
+	sub.t = t
+	return &sub
 }
 
 func (h *host) watch(url string) { h.args = append(h.args, "--engine", url) }

@@ -1,0 +1,106 @@
+//go:build !linux
+
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// demo plays on the user's own engine, with containers of its own; no registry is asked.
+func demo(ctx context.Context) error {
+	fairlead, err := fairleadPath()
+	if err != nil {
+		return err
+	}
+	arch, err := docker(ctx, nil, "version", "-f", "{{.Server.Arch}}")
+	if err != nil {
+		return err
+	}
+	say("your engine answers (%s)", arch)
+	layer, err := guest(ctx, arch)
+	if err != nil {
+		return err
+	}
+	if _, err := docker(ctx, layer, "import", "--change", `ENTRYPOINT ["/guest"]`, "--change", `CMD ["serve"]`, "-", "fairlead-demo"); err != nil {
+		return err
+	}
+	defer func() {
+		clean := context.WithoutCancel(ctx)
+		docker(clean, nil, "rm", "-f", "fairlead-demo")
+		docker(clean, nil, "rmi", "fairlead-demo")
+	}()
+	if _, err := docker(ctx, nil, "run", "-d", "--name", "fairlead-demo", "fairlead-demo"); err != nil {
+		return err
+	}
+	show("docker run -d --name fairlead-demo fairlead-demo", "")
+
+	agent := exec.CommandContext(ctx, fairlead, "run")
+	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
+	agent.WaitDelay = 20 * time.Second
+	agent.Stdout, agent.Stderr = os.Stdout, os.Stderr
+	if err := agent.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		agent.Process.Signal(os.Interrupt)
+		agent.Wait()
+		say("the agent is stopped, the container removed")
+	}()
+	count := "-c1"
+	if filepath.Ext(fairlead) == ".exe" {
+		count = "-n1"
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		out, err := exec.CommandContext(ctx, "ping", count, "fairlead-demo.docker").CombinedOutput()
+		if err == nil || time.Now().After(deadline) || ctx.Err() != nil {
+			show("ping fairlead-demo.docker", string(out))
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func docker(ctx context.Context, stdin []byte, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.Stdin = bytes.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("docker %s: %w: %s", args[0], err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// guest is a tar with the lab's static program for the engine's architecture.
+func guest(ctx context.Context, arch string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "fairlead-demo-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "guest"), "github.com/fairlead-dev/fairlead/internal/lab/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building the guest: %w: %s", err, out)
+	}
+	program, err := os.ReadFile(filepath.Join(dir, "guest"))
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: "guest", Mode: 0o755, Size: int64(len(program))}); err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(program); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), w.Close()
+}
