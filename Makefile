@@ -40,7 +40,7 @@ demo: build ## show a container answering by name, on throw-away namespaces (roo
 .PHONY: test
 test: pilot ## run all tests, with the race detector, as root where it can be had
 	@internal/lab/prepare.sh
-	@packaging/test.sh
+	@internal/lab/test.sh $(DARWINLAB) $(WINELAB) $(OSFREE)
 
 .PHONY: check
 check: oscheck ## gofmt, vet, staticcheck, for every OS

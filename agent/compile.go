@@ -82,8 +82,11 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 		}
 	}
 	for i := range out {
-		if out[i].State == Refused && out[i].Hint == "" {
-			out[i].Hint = fmt.Sprintf("give network %s another range, %v is free here: %s", out[i].Network, free(host, out), remedy(out[i].Network, free(host, out)))
+		if s := &out[i]; s.State == Refused && s.Hint == "" {
+			s.Hint = "give network " + s.Network + " a range that this host does not use"
+			if p, ok := free(host, out); ok {
+				s.Hint = fmt.Sprintf("give network %s another range, %v is free here: %s", s.Network, p, remedy(s.Network, p))
+			}
 		}
 	}
 	return out
@@ -176,18 +179,21 @@ func within(p, outer netip.Prefix) bool {
 	return outer.Bits() <= p.Bits() && outer.Contains(p.Addr())
 }
 
-// free is a /24 that overlaps nothing that this host or its engines use.
-func free(host hostFacts, subnets []Subnet) netip.Prefix {
+// free is a /24 that overlaps nothing that this host or its engines use. ok is false when no private range has room.
+func free(host hostFacts, subnets []Subnet) (p netip.Prefix, ok bool) {
 	for i := range 256 {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, byte(i), 0}), 24)
-		used := len(routes.Clashes(p, host.table)) > 0 ||
-			slices.ContainsFunc(host.links, func(l platform.Link) bool { return l.Prefix.Masked().Overlaps(p) }) ||
-			slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Overlaps(p) })
-		if !used {
-			return p
+		for _, start := range [][2]byte{{10, 213}, {172, 31}, {192, 168}} {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{start[0], start[1], byte(i), 0}), 24)
+			used := len(routes.Clashes(p, host.table)) > 0 ||
+				slices.ContainsFunc(host.links, func(l platform.Link) bool { return l.Prefix.Masked().Overlaps(p) }) ||
+				slices.ContainsFunc(host.nameservers, p.Contains) ||
+				slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Overlaps(p) })
+			if !used {
+				return p, true
+			}
 		}
 	}
-	return netip.Prefix{}
+	return p, false
 }
 
 // remedy is what to write where to move a network to another range.

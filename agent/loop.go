@@ -433,7 +433,7 @@ func (a *Agent) passRoutes() error {
 	}
 	for _, b := range plan.Blocked {
 		for i := range a.subnets {
-			if s := &a.subnets[i]; s.Route == b.Want && s.State != Installed {
+			if s := &a.subnets[i]; s.Route == b.Want {
 				s.State, s.Why = Refused, fmt.Sprintf("route %v (made by %s) is in its way", b.By.Route, b.By.Owner)
 			}
 		}
@@ -566,6 +566,6 @@ func (a *Agent) passResolver(ctx context.Context) error {
 		}
 		errs = append(errs, resolver.Flush(ctx, a.method))
 	}
-	a.entries, a.blocked = plan.Kept, plan.Blocked
+	a.entries, a.blocked = slices.Concat(plan.Keep, plan.Foreign), plan.Blocked
 	return errors.Join(errs...)
 }

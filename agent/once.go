@@ -82,28 +82,29 @@ func (a *Agent) verify(ctx context.Context, s *Status) {
 			continue
 		}
 		a.mu.Lock()
-		targets := a.targets(*n)
+		target, sure := a.target(*n)
 		a.mu.Unlock()
 		wg.Go(func() {
-			n.Verified = "nothing there to ask"
-			for _, t := range targets {
-				tctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-				rtt, err := platform.Ping(tctx, t)
-				cancel()
-				if err == nil {
-					n.Verified = fmt.Sprintf("%v answered in %v", t, rtt.Round(10*time.Microsecond))
-					return
-				}
-				n.State, n.Why, n.Verified = Failed, err.Error(), ""
+			tctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+			defer cancel()
+			rtt, err := platform.Ping(tctx, target)
+			switch {
+			case err == nil:
+				n.Verified = fmt.Sprintf("%v answered in %v", target, rtt.Round(10*time.Microsecond))
+			case sure:
+				n.State, n.Why = Failed, err.Error()
 				n.Hint = "the route is there, the VM lets nothing through; see the engine's pilot in: fairlead status"
+			default:
+				n.Verified = "nobody there to ask yet"
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// targets are addresses that should answer in a subnet: one container's, else the VM's own on that network.
-func (a *Agent) targets(n Subnet) []netip.Addr {
+// target is an address that should answer in a subnet: a container's, else the VM's own on that network. Where the engine
+// does not tell the latter it is the first of the subnet by custom, and not sure.
+func (a *Agent) target(n Subnet) (addr netip.Addr, sure bool) {
 	for _, w := range a.engines {
 		if w.cfg.Name != n.Engine {
 			continue
@@ -111,19 +112,19 @@ func (a *Agent) targets(n Subnet) []netip.Addr {
 		for _, c := range w.containers {
 			for _, addr := range c.Addrs() {
 				if n.Prefix.Contains(addr) {
-					return []netip.Addr{addr}
+					return addr, true
 				}
 			}
 		}
 		for _, net := range w.networks {
 			for _, g := range net.Gateways {
 				if net.Name == n.Network && n.Prefix.Contains(g) {
-					return []netip.Addr{g}
+					return g, true
 				}
 			}
 		}
 	}
-	return nil
+	return n.Prefix.Addr().Next(), false
 }
 
 // Undone is what a teardown took back and what it had to leave.
