@@ -25,6 +25,10 @@ import (
 var fairlead string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(proberEnv) != "" {
+		prober()
+		return
+	}
 	dir, err := os.MkdirTemp("", "e2e-")
 	if err != nil {
 		panic(err)

@@ -146,6 +146,7 @@ func TestFollowsTheEngine(t *testing.T) {
 			t.Fatal("it started")
 		}
 		h.answersAt53("broken.docker", "")
+		docker(t, vm, "rm", "broken")
 	})
 
 	t.Run("network removed", func(t *testing.T) {

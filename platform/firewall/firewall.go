@@ -1,0 +1,84 @@
+// Package firewall lets one host's packets through to the containers of the engine beside it, and takes that back.
+//
+// It runs in the VM, in the pilot. It changes as little as the engine's firewall generation needs, for given source
+// addresses only; every rule carries our tag and nothing without the tag is touched. What is needed is decided by pure
+// functions (plan.go) from a picture of the kernel's rules; the *_linux.go files take that picture and make the changes.
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+)
+
+// Admission is what shall be true: packets from Sources reach the container Subnets, and the answers come back. Without
+// sources nothing is let through.
+type Admission struct {
+	Tag     string         `json:"tag"` // 8 lower-case hex digits: whose rules
+	Sources []netip.Addr   `json:"sources"`
+	Subnets []netip.Prefix `json:"subnets"`
+}
+
+// Backend is the firewall generation by which the engine closes its containers.
+type Backend string
+
+const (
+	None           Backend = "none"            // forwarding is not closed: no engine, or Engine 1.12 and older
+	IPTablesNFT    Backend = "iptables-nft"    // iptables rules kept by nf_tables
+	IPTablesLegacy Backend = "iptables-legacy" // iptables rules kept by x_tables: boot2docker, Alpine, LinuxKit
+	NFTables       Backend = "nftables"        // Engine 29's own nf_tables table
+)
+
+// State is what the kernel was seen to hold afterwards.
+type State struct {
+	Backend Backend
+	Open    bool     // the sources' packets get through
+	Changed bool     // something had to be added or removed
+	Rules   []string // ours, as nft would print them
+	Hint    string   // what to do where Open is not enough, for people
+}
+
+// ErrLegacy says that the engine's rules are kept by x_tables, which Admit does not write yet.
+var ErrLegacy = fmt.Errorf("the engine uses iptables-legacy, which is not in this build yet: %w", errors.ErrUnsupported)
+
+// Bounds of an admission: an engine has some thirty networks unless it is told otherwise.
+const (
+	maxSources = 16
+	maxSubnets = 1024
+)
+
+var tagForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
+
+func checkTag(tag string) error {
+	if !tagForm.MatchString(tag) {
+		return fmt.Errorf("tag %q is not 8 lower-case hex digits", tag)
+	}
+	return nil
+}
+
+// check refuses what could open more than a host's way to its containers.
+func (a Admission) check() error {
+	if err := checkTag(a.Tag); err != nil {
+		return err
+	}
+	if len(a.Sources) > maxSources || len(a.Subnets) > maxSubnets {
+		return fmt.Errorf("%d sources and %d subnets exceed %d and %d", len(a.Sources), len(a.Subnets), maxSources, maxSubnets)
+	}
+	for _, n := range a.Subnets {
+		if !n.IsValid() || n != n.Masked() || n.Bits() == 0 || n.Addr().Is4In6() {
+			return fmt.Errorf("%v is not a subnet", n)
+		}
+	}
+	for _, s := range a.Sources {
+		if !s.IsGlobalUnicast() || s.Zone() != "" || s.Is4In6() {
+			return fmt.Errorf("source %v is not the address of a host", s)
+		}
+		for _, n := range a.Subnets {
+			if n.Contains(s) {
+				return fmt.Errorf("source %v lies in the container subnet %v", s, n)
+			}
+		}
+	}
+	return nil
+}
