@@ -8,7 +8,6 @@ PILOTS    := agent/engine/pilot/linux-amd64.gz agent/engine/pilot/linux-arm64.gz
 # Labs that run darwin and windows binaries on Linux, where they are at hand.
 DARWINLAB ?= ../shared/darwinlab
 WINELAB   ?= ../shared/winelab
-STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 OSES      := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # Packages that think without an OS: their tests run as real darwin and windows binaries too.
 OSFREE    := ./agent ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
@@ -43,11 +42,13 @@ test: pilot ## run all tests, with the race detector, as root where it can be ha
 	@internal/lab/test.sh $(DARWINLAB) $(WINELAB) $(OSFREE)
 
 .PHONY: check
-check: oscheck ## gofmt, vet, staticcheck, for every OS
+check: oscheck bin/staticcheck ## gofmt, go mod tidy, vet and staticcheck, for every OS
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'ed:"; echo "$$out"; exit 1; }
 	go mod tidy -diff
-	@for t in linux/amd64 darwin/arm64 windows/amd64; do \
-		echo "staticcheck $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} $(STATICCHECK) ./... || exit 1; done
+	@for t in $(OSES); do echo "staticcheck $$t"; GOOS=$${t%/*} GOARCH=$${t#*/} bin/staticcheck ./... || exit 1; done
+
+bin/staticcheck:
+	GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: oscheck
 oscheck: pilot ## vet, and compile the tests, for every OS and architecture

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,7 +29,8 @@ const (
 	ExitPartly       = 4
 )
 
-func (p *Problem) Error() string { return p.Err.Error() }
+// Error is one line, whatever strangers had to say.
+func (p *Problem) Error() string { return oneLine(p.Err.Error()) }
 func (p *Problem) Unwrap() error { return p.Err }
 
 func usage(hint, format string, args ...any) *Problem {
@@ -42,6 +44,10 @@ func Explain(err error) *Problem {
 		return p
 	}
 	p = &Problem{Code: ExitFailed, Err: err, Hint: "fairlead status tells more; fairlead run --log-level debug tells all"}
+	if what, hint, ok := strings.Cut(err.Error(), "; hint: "); ok { // the resolver's own words
+		p.Err, p.Hint = errors.New(what), hint
+		return p
+	}
 	var op *net.OpError
 	switch {
 	case errors.Is(err, platform.ErrBusy):
@@ -52,19 +58,34 @@ func Explain(err error) *Problem {
 		p.Hint = "switch Docker Desktop to Linux containers, or name another engine with --engine"
 	case errors.Is(err, engine.ErrNoPilot):
 		p.Hint = "build fairlead with: make build"
-	case errors.Is(err, syscall.EADDRINUSE):
+	case errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.Errno(wsaAddrInUse)) || errors.Is(err, syscall.Errno(wsaAccess)):
 		p.Hint = "choose another port, as with: --dns-listen 127.0.0.1:5354"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.Errno(wsaAddrNotAvail)):
 		p.Hint = "choose an address of this host, as with: --dns-listen 127.0.0.1:55353"
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EPERM):
 		p.Code, p.Hint = ExitNotPermitted, asRoot()
+	case aboutTLS(err): // before ErrNoAnswer, which wraps what TLS has to say
+		p.Hint = "give the folder with ca.pem, cert.pem and key.pem: --engine 'NAME=tcp://HOST:2376?certs=DIR'"
 	case errors.Is(err, engine.ErrNoAnswer) || errors.As(err, &op) && op.Op == "dial":
 		p.Hint = "start the engine, or name its endpoint with --engine NAME=URL; docker -H URL version tells whether it answers"
-	case strings.Contains(err.Error(), "certificate"):
-		p.Hint = "give the folder with ca.pem, cert.pem and key.pem: --engine 'NAME=tcp://HOST:2376?certs=DIR'"
 	}
 	return p
 }
+
+// aboutTLS tells whether one side spoke TLS and the other did not, or not with certificates that both take.
+func aboutTLS(err error) bool {
+	return slices.ContainsFunc([]string{"certificate", "tls: ", "without TLS", "HTTPS server"}, func(s string) bool {
+		return strings.Contains(err.Error(), s)
+	})
+}
+
+// What Windows' sockets say; the syscall package's constants of these names are invented ones there.
+// https://learn.microsoft.com/windows/win32/winsock/windows-sockets-error-codes-2
+const (
+	wsaAccess       = 10013 // for bind: the port is in a range that Hyper-V keeps for itself
+	wsaAddrInUse    = 10048
+	wsaAddrNotAvail = 10049
+)
 
 // asRoot is the hint to run this very command with more rights.
 func asRoot() string {
@@ -72,5 +93,13 @@ func asRoot() string {
 	if platform.DefaultEngine[0] == 'n' { // a named pipe: Windows
 		return "run it in a prompt started by: Run as Administrator"
 	}
+	for i, a := range args {
+		if strings.Trim(a, unquoted) != "" || a == "" {
+			args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
 	return "run: " + strings.Join(args, " ")
 }
+
+// unquoted are the characters that mean nothing else in any shell.
+const unquoted = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=,@"

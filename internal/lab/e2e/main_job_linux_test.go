@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/internal/lab"
@@ -419,5 +420,29 @@ func TestSealed(t *testing.T) {
 	}
 	if after := h.state(); after != before {
 		t.Errorf("the host is not as before:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// Killed at any moment of its work, the agent leaves nothing that teardown-network does not take back.
+func TestKilledAnywhere(t *testing.T) {
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	hostBefore, vmBefore := h.state(), firewall(t, vm)
+	for i := range 8 {
+		r := h.start("--resolver", "resolv.conf")
+		time.Sleep(time.Duration(i) * 75 * time.Millisecond) // the moment is what is tried, not awaited
+		r.signal(syscall.SIGKILL)
+		h.must("teardown-network")
+		if after := h.state(); after != hostBefore {
+			t.Fatalf("killed after %d steps, the host is not as before:\n%s\nbefore:\n%s", i, after, hostBefore)
+		}
+		if after := firewall(t, vm); after != vmBefore {
+			t.Fatalf("killed after %d steps, the VM's firewall is not as before:\n%s\nbefore:\n%s", i, after, vmBefore)
+		}
+		if out := docker(t, vm, "ps", "-aq", "--filter", "label=fairlead.pilot") + docker(t, vm, "images", "-q", "localhost/fairlead-pilot"); out != "" {
+			t.Fatalf("killed after %d steps, the engine still has %s", i, out)
+		}
 	}
 }
