@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,12 +54,16 @@ type Result struct {
 	Err  error
 }
 
+// errChanged stops a step whose object is not what the plan saw; the next pass plans anew.
+var errChanged = errors.New("changed by somebody since it was looked at")
+
 // Diff compares what is wanted with what Read found. owned is the journal: what we made, or were about to.
 //
 // Only what the journal and the OS agree on is deleted or replaced. What was edited is not ours any more. An unwanted item
 // that carries our mark without being in the journal (lost journal, a second fairlead) stays too, and is reported.
 func Diff(want, owned []Item, found []Entry) Plan {
 	var p Plan
+	want, p.Blocked = expandRules(want, found)
 	for _, at := range places(want, owned, found) {
 		p.diffPlace(at, pick(want, at), pick(owned, at), slices.DeleteFunc(slices.Clone(found), func(e Entry) bool { return !at.holds(e.Item) }))
 	}
@@ -119,9 +124,9 @@ func (p *Plan) step(s Step, owned []Item) {
 }
 
 // unfinished tells whether found is a part of what the journal says, with nothing added: what a crash in the middle or a
-// restarted systemd-resolved leaves of our link. A file changes as a whole, so its block has no such state.
+// restarted systemd-resolved leaves of our link, or a crash of our rule. A file changes as a whole, so its block has no such state.
 func unfinished(found Item, owned []Item) bool {
-	if found.Method != Resolved || len(owned) == 0 {
+	if found.Method != Resolved && found.Method != NRPT || len(owned) == 0 {
 		return false
 	}
 	var words []string
@@ -133,8 +138,13 @@ func unfinished(found Item, owned []Item) bool {
 
 func edited(i Item) string {
 	undo := "delete our lines, from \"" + blockBegin + "\" to \"" + blockEnd + "\", in " + i.Key
-	if i.Method == Resolved {
+	switch i.Method {
+	case Resolved:
 		undo = "ip link delete " + i.Key
+	case EtcResolver:
+		undo = "rm " + i.Key
+	case NRPT:
+		undo = `reg delete "` + i.Key + `" /f`
 	}
 	return fmt.Sprintf("%v: not what the journal says that we made, so it is left alone; to be rid of it: %s", i, undo)
 }

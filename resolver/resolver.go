@@ -18,10 +18,12 @@ import (
 type Method string
 
 const (
-	Auto       Method = "auto"        // a mode only: Detect turns it into one of the others
-	None       Method = "none"        // nobody is told; names are answered to whoever asks our port
-	Resolved   Method = "resolved"    // Linux: a link of our own in systemd-resolved, with routing-only domains
-	ResolvConf Method = "resolv.conf" // Linux: a marked block at the top of /etc/resolv.conf; REFUSED sends glibc on to the next server
+	Auto        Method = "auto"         // a mode only: Detect turns it into one of the others
+	None        Method = "none"         // nobody is told; names are answered to whoever asks our port
+	Resolved    Method = "resolved"     // Linux: a link of our own in systemd-resolved, with routing-only domains
+	EtcResolver Method = "etc-resolver" // macOS: a marked file for each domain in /etc/resolver
+	ResolvConf  Method = "resolv.conf"  // Linux: a marked block at the top of /etc/resolv.conf; REFUSED sends glibc on to the next server
+	NRPT        Method = "nrpt"         // Windows: rules of our own in the name resolution policy table
 )
 
 const (
@@ -40,11 +42,13 @@ func Parse(mode string) (Method, error) {
 
 // DefaultListen is the address on which the DNS server must listen for the OS to be able to ask it with m.
 func DefaultListen(m Method) netip.AddrPort {
-	port := uint16(55353) // free of mDNS (5353) and of other resolvers (53)
-	if m == ResolvConf {
-		port = 53 // resolv.conf(5) cannot say a port
+	switch m {
+	case ResolvConf:
+		return netip.MustParseAddrPort("127.0.0.1:53") // resolv.conf(5) cannot say a port
+	case NRPT:
+		return netip.MustParseAddrPort("127.0.0.153:53") // neither can a rule, and 127.0.0.1:53 is every resolver's first choice
 	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+	return netip.MustParseAddrPort("127.0.0.1:55353") // free of mDNS (5353) and of other resolvers (53)
 }
 
 // Want is what the OS should be told: ask Server for every name in or below Domains.
@@ -57,6 +61,8 @@ type Want struct {
 //
 //	{resolved     fairlead0         "127.0.0.1:55353 ~docker ~17.172.in-addr.arpa"}   as resolvectl prints it, one line
 //	{resolv.conf  /etc/resolv.conf  "# fairlead: begin ...\nnameserver 127.0.0.1\n# fairlead: end\n"}   the exact bytes
+//	{nrpt         HKLM\SYSTEM\...\{GUID}  `ConfigOptions=0x8 ... Name=[".docker"] Version=0x1`}   all values of the key, one line
+//	{etc-resolver /etc/resolver/docker  "# fairlead: ...\nnameserver 127.0.0.1\nport 55353\n"}   the exact bytes
 type Item struct {
 	Method Method `json:"method"`
 	Key    string `json:"key"`
@@ -91,6 +97,17 @@ func Render(m Method, w Want) ([]Item, error) {
 				m, server.Port(), netip.AddrPortFrom(server.Addr(), 53))
 		}
 		return []Item{{m, resolvConfPath, renderBlock(domains, server.Addr())}}, nil
+	case EtcResolver:
+		items, err := renderEtcResolver(domains, server)
+		if err != nil {
+			return nil, fmt.Errorf("render %s entry: %w", m, err)
+		}
+		return items, nil
+	case NRPT:
+		if server.Port() != 53 {
+			return nil, fmt.Errorf("render %s entry: a rule cannot carry port %d; use --dns-listen %v", m, server.Port(), DefaultListen(m))
+		}
+		return renderRules(domains, server.Addr()), nil
 	}
 	return nil, fmt.Errorf("render %s entry: no such method", m)
 }

@@ -114,9 +114,6 @@ func isStub(addr netip.Addr) bool {
 	return addr == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || addr == netip.AddrFrom4([4]byte{127, 0, 0, 54})
 }
 
-// errChanged stops a step whose object is not what the plan saw; the next pass plans anew.
-var errChanged = errors.New("changed by somebody since it was looked at")
-
 // Read finds everything on this OS that carries our mark, whichever method made it, and what is foreign in its place.
 func Read(ctx context.Context) ([]Entry, error) {
 	found, err := readLink(ctx)

@@ -40,7 +40,7 @@ func TestRender(t *testing.T) {
 		{ResolvConf, "~docker", "127.0.0.1:53", "error: letters, digits"},
 		{Resolved, strings.Repeat("a", 64), "127.0.0.1:53", "error: 1 to 63"},
 		{Resolved, strings.Repeat("a.", 127) + "a", "127.0.0.1:53", "error: longer than 253"},
-		{"nrpt", "docker", "127.0.0.1:53", "error: no such method"},
+		{"dnsmasq", "docker", "127.0.0.1:53", "error: no such method"},
 	} {
 		t.Run(fmt.Sprint(c.method, " ", c.domains), func(t *testing.T) {
 			domains := strings.FieldsFunc(c.domains, func(r rune) bool { return r == ' ' })

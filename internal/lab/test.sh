@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs all tests: the race detector on this OS as root, then the OS-free packages as real darwin and windows binaries
-# where the labs for them are at hand. Usage: test.sh DARWINLAB WINELAB PACKAGE...
+# Runs all tests: with the race detector on this OS, as root, then the OS-free packages and those of macOS and Windows as
+# real binaries of theirs where the labs for them are at hand. Usage: test.sh DARWINLAB WINELAB PACKAGE...
 set -eu
 darwinlab=$1 winelab=$2; shift 2
 
@@ -40,6 +40,7 @@ if [ -d "$darwinlab" ]; then
 	make -s -C bin/darwinlab
 	echo "as darwin/amd64 binaries:"
 	GOOS=darwin GOARCH=amd64 CGO_ENABLED=0 go test -exec "$PWD/bin/darwinlab/bin/darwinrun" "$@"
+	internal/lab/darwin.sh bin/darwinlab
 else
 	absent darwin "$darwinlab"
 fi
@@ -49,7 +50,8 @@ if [ -d "$winelab" ]; then
 	status=0
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go test -exec "bash $(realpath "$winelab/winelab.sh") run" "$@" || status=$?
 	bash "$winelab/winelab.sh" stop > /dev/null 2>&1 || true
-	exit $status
+	[ $status = 0 ] || exit $status
+	internal/lab/windows.sh "$winelab"
 else
 	absent windows "$winelab"
 fi
