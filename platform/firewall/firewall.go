@@ -28,6 +28,7 @@ const (
 	IPTablesNFT    Backend = "iptables-nft"    // iptables rules kept by nf_tables
 	IPTablesLegacy Backend = "iptables-legacy" // iptables rules kept by x_tables: boot2docker, Alpine, LinuxKit
 	NFTables       Backend = "nftables"        // Engine 29's own nf_tables table
+	Unknown        Backend = "unknown"         // forwarding is closed, by somebody else than the engine
 )
 
 // State is what the kernel was seen to hold afterwards.
@@ -35,12 +36,13 @@ type State struct {
 	Backend Backend
 	Open    bool     // the sources' packets get through
 	Changed bool     // something had to be added or removed
-	Rules   []string // ours, as nft would print them
+	Rules   []string // ours, as nft would print them; "legacy" before those of x_tables
 	Hint    string   // what to do where Open is not enough, for people
 }
 
-// ErrLegacy says that the engine's rules are kept by x_tables, which Admit does not write yet.
-var ErrLegacy = fmt.Errorf("the engine uses iptables-legacy, which is not in this build yet: %w", errors.ErrUnsupported)
+// ErrForeign says that chains close forwarding which are not the engine's, such as firewalld's. Into them Admit does not
+// write, and an accept elsewhere does not help against them.
+var ErrForeign = errors.New("forwarding is closed by rules that are not the engine's")
 
 // Bounds of an admission: an engine has some thirty networks unless it is told otherwise.
 const (

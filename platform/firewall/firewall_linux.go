@@ -23,26 +23,22 @@ func Detect() (Backend, error) {
 }
 
 // Admit makes a true and returns what the kernel holds then. Doing it again changes nothing; doing it after the engine made
-// its chains anew repairs them. It is ErrLegacy for engines it cannot open yet.
+// its chains anew repairs them. Where it cannot open it changes nothing, and the error says why: ErrForeign, or one without
+// a name.
 func Admit(a Admission) (State, error) {
 	if err := a.check(); err != nil {
 		return State{}, err
 	}
 	devs, astray := ways(a.Sources)
-	p, c, changed, err := settle(a.Tag, func(p picture) []rule {
-		if p.backend() == IPTablesLegacy {
-			return nil
-		}
-		return p.plan(a, devs)
-	})
+	p, c, changed, err := settle(a.Tag, func(p picture) []rule { return p.plan(a, devs) })
 	s := p.state(a, c)
 	s.Changed = changed
 	if err != nil {
 		return s, err
 	}
-	if s.Backend == IPTablesLegacy {
-		s.Hint = "switch the VM to iptables-nft (update-alternatives --set iptables /usr/sbin/iptables-nft, then restart the engine), or use --gateway tunnel"
-		return s, ErrLegacy
+	if closed := p.strangers(a); closed != nil {
+		s.Hint = "let fairlead go around the VM's firewall: --gateway tunnel; or, in the VM, end the firewall that made these chains"
+		return s, fmt.Errorf("%w: %v", ErrForeign, closed)
 	}
 	if astray != nil {
 		s.Open = false
@@ -53,7 +49,7 @@ func Admit(a Admission) (State, error) {
 		s.Hint = "in the VM: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; the engine sets it when it starts"
 		return s, err
 	}
-	if s.Open && p.noNFT {
+	if _, translates := p.nat("ip", a.Tag); s.Open && !translates {
 		s.Hint = "the VM's kernel has no nf_tables: containers on several networks may not answer on each"
 	}
 	return s, nil
@@ -85,7 +81,7 @@ func settle(tag string, plan func(picture) []rule) (p picture, c change, changed
 			}
 			return p, c, changed, fmt.Errorf("settle the rules: %w", failed)
 		}
-		failed = apply(c, tag)
+		failed = p.apply(c, tag)
 		changed = true
 	}
 }

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,10 +51,26 @@ func TestGenerations(t *testing.T) {
 			`-A DOCKER-USER -d 192.168.93.1/32 -o eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
 		}},
 		{"29-nftables", []string{"29.nft"}, NFTables, true, nil},
+		{"17.05-legacy", []string{"17.05.iptables"}, IPTablesLegacy, false, []string{
+			`-A FORWARD -s 192.168.93.1/32 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A FORWARD -d 192.168.93.1/32 -o eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+		}},
+		{"20.10-legacy", []string{"20.10.iptables"}, IPTablesLegacy, false, []string{
+			`-A DOCKER-USER -s 192.168.93.1/32 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A DOCKER-USER -d 192.168.93.1/32 -o eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+		}},
+		{"28-legacy", []string{"28.iptables", "28.ip6tables"}, IPTablesLegacy, true, []string{
+			`-A PREROUTING -s 192.168.93.1/32 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A DOCKER-USER -s 192.168.93.1/32 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A DOCKER-USER -d 192.168.93.1/32 -o eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A PREROUTING -s fd00:93::1/128 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A DOCKER-USER -s fd00:93::1/128 -i eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+			`-A DOCKER-USER -d fd00:93::1/128 -o eth1 -m comment --comment "fairlead:0123abcd" -j ACCEPT`,
+		}},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t)
+			l := labFor(t, g.backend)
 			a, b := ours, theirs
 			if g.six {
 				a.Sources = append(slices.Clone(a.Sources), addrs("fd00:93::1")...)
@@ -95,6 +112,13 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
+func labFor(t *testing.T, b Backend) *lab {
+	if b == IPTablesLegacy {
+		return newLegacyLab(t)
+	}
+	return newLab(t)
+}
+
 // TestRepair does to our rules what engines and administrators do.
 func TestRepair(t *testing.T) {
 	t.Parallel()
@@ -125,10 +149,27 @@ func TestRepair(t *testing.T) {
 			l.vmRun("", "iptables", "-I", "DOCKER-USER", "-i", "eth1", "-m", "comment", "--comment", "fairlead:0123abcd", "-j", "ACCEPT")
 			l.vmRun("", "nft", "add", "rule", "ip", "fairlead_0123abcd", "postrouting", "ip", "daddr", "172.16.0.0/12", "masquerade", "random")
 		}},
+		{"legacy chain made anew", []string{"20.10.iptables"}, IPTablesLegacy, func(l *lab) {
+			l.vmRun("*filter\n:DOCKER-USER - [0:0]\n-F DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n", "iptables-legacy-restore", "--noflush")
+		}},
+		{"legacy engine updated to 28", []string{"20.10.iptables"}, IPTablesLegacy, func(l *lab) {
+			l.vmRun("*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 172.17.0.2/32 ! -i docker0 -j DROP\nCOMMIT\n", "iptables-legacy-restore")
+		}},
+		{"legacy all flushed, engine restarted", []string{"28.iptables"}, IPTablesLegacy, func(l *lab) {
+			l.vmRun("", "iptables-legacy", "-t", "raw", "-F")
+			l.vmRun("", "iptables-legacy", "-F")
+			l.vmRun("", "iptables-legacy", "-X")
+			l.load("28.iptables")
+		}},
+		{"our legacy rule doubled and bent", []string{"28.iptables"}, IPTablesLegacy, func(l *lab) {
+			l.vmRun("", "iptables-legacy", "-A", "DOCKER-USER", "-s", "192.168.93.1", "-i", "eth1", "-m", "comment", "--comment", "fairlead:0123abcd", "-j", "ACCEPT")
+			l.vmRun("", "iptables-legacy", "-I", "DOCKER-USER", "-i", "eth1", "-p", "tcp", "-m", "comment", "--comment", "fairlead:0123abcd", "-j", "ACCEPT")
+			l.vmRun("", "iptables-legacy", "-A", "FORWARD", "-m", "comment", "--comment", "fairlead:0123abcd", "-j", "DOCKER")
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t)
+			l := labFor(t, c.backend)
 			l.load(c.files...)
 			l.mustAdmit(ours, c.backend, true)
 			l.wantOpen("192.168.93.1", web, inner)
@@ -211,38 +252,77 @@ func TestNoEngine(t *testing.T) {
 	l.wantRules(before)
 }
 
-// TestLegacy is about rules kept by x_tables, which we must know but cannot write yet.
-func TestLegacy(t *testing.T) {
+// TestForeign is about firewalls that are not the engine's: nothing is changed, and it is said why.
+func TestForeign(t *testing.T) {
 	t.Parallel()
+	const firewalld = `table inet firewalld {
+		chain filter_FORWARD {
+			type filter hook forward priority filter + 10; policy accept
+			ct state established,related accept
+			iifname "lo" accept
+			reject with icmpx admin-prohibited
+		}
+	}`
 	for _, c := range []struct {
-		name, rules string
-		want        Backend
+		name    string
+		backend Backend // of the lab
+		files   []string
+		rules   string
+		tool    string
+		want    Backend
+		closed  string
 	}{
-		{"docker's chain", "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\nCOMMIT\n", IPTablesLegacy},
-		{"policy", "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i docker0 -j ACCEPT\nCOMMIT\n", IPTablesLegacy},
-		{"empty", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", None},
-		{"other policies", "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT DROP [0:0]\nCOMMIT\n", None},
+		{"policy", IPTablesNFT, nil, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i docker0 -j ACCEPT\nCOMMIT\n", "iptables-restore", Unknown, "[ip filter FORWARD]"},
+		{"last rule", IPTablesNFT, nil, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i docker0 -j ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n",
+			"iptables-restore", Unknown, "[ip filter FORWARD]"},
+		{"legacy policy", IPTablesLegacy, nil, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i docker0 -j ACCEPT\nCOMMIT\n", "iptables-legacy-restore", Unknown, "[legacy ip filter FORWARD]"},
+		{"legacy last rule", IPTablesLegacy, nil, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n", "iptables-legacy-restore", Unknown, "[legacy ip filter FORWARD]"},
+		{"firewalld", IPTablesNFT, nil, firewalld, "nft -f -", Unknown, "[inet firewalld filter_FORWARD]"},
+		{"firewalld beside the engine", IPTablesNFT, []string{"28.iptables"}, firewalld, "nft -f -", IPTablesNFT, "[inet firewalld filter_FORWARD]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t)
-			if out, err := exec.Command("nsenter", "--net=/run/netns/"+l.vm, "iptables-legacy", "-L", "-n").CombinedOutput(); err != nil {
-				t.Skipf("no iptables-legacy here: %s", out)
-			}
-			l.vmRun(c.rules, "iptables-legacy-restore")
-			before := l.rules() + l.vmRun("", "iptables-legacy", "-S")
+			l := labFor(t, c.backend)
+			l.load(c.files...)
+			l.vmRun(c.rules, strings.Fields(c.tool)...)
+			before := l.rules()
+			l.wantClosed("192.168.93.1", web)
 			s, err := l.admit(ours)
-			if s.Backend != c.want {
-				t.Fatalf("backend %q, want %q", s.Backend, c.want)
+			if s.Backend != c.want || !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), c.closed) || s.Open || s.Changed || s.Hint == "" {
+				t.Errorf("Admit = %+v, %v, want %q, closed, a hint and %v: %s", s, err, c.want, ErrForeign, c.closed)
 			}
-			if c.want == None {
-				l.release(ours.Tag)
-			} else if !errors.Is(err, ErrLegacy) || s.Open || s.Hint == "" {
-				t.Errorf("Admit = %+v, %v, want closed, a hint and %v", s, err, ErrLegacy)
-			}
-			if after := l.rules() + l.vmRun("", "iptables-legacy", "-S"); after != before {
-				t.Errorf("rules were\n%s\nand are\n%s", before, after)
-			}
+			l.wantRules(before)
+		})
+	}
+}
+
+// TestNotClosed is about rules that forbid something, but not our packets.
+func TestNotClosed(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		backend Backend // of the lab
+		rules   string
+		tool    string
+	}{
+		{"empty legacy table", IPTablesLegacy, "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", "iptables-legacy-restore"},
+		{"other legacy policies", IPTablesLegacy, "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT DROP [0:0]\nCOMMIT\n", "iptables-legacy-restore"},
+		{"a drop for others", IPTablesNFT, `table inet netavark { chain FORWARD {
+			type filter hook forward priority filter; policy accept
+			ct state invalid drop
+			ip saddr 10.0.0.1 drop
+		}
+		}`, "nft -f -"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			l := labFor(t, c.backend)
+			l.vmRun(c.rules, strings.Fields(c.tool)...)
+			before := l.rules()
+			l.mustAdmit(ours, None, true)
+			l.wantOpen("192.168.93.1", web, inner)
+			l.release(ours.Tag)
+			l.wantRules(before)
 		})
 	}
 }
@@ -313,8 +393,8 @@ func TestEveryRuleIsReadBack(t *testing.T) {
 		p, _ := a.Prefix(1 + rnd.IntN(a.BitLen()))
 		return p
 	}
-	for range 10000 {
-		r := rule{at: place{families[rnd.IntN(2)], "t", "c"}, masquerade: rnd.IntN(2) == 0}
+	for range 3000 {
+		r := rule{at: place{families[rnd.IntN(2)], "t", "c", rnd.IntN(2) == 0}, masquerade: rnd.IntN(2) == 0}
 		for _, dev := range []*string{&r.in, &r.out} {
 			if rnd.IntN(2) == 0 {
 				*dev = fmt.Sprint("eth", rnd.IntN(1e6))
@@ -325,24 +405,43 @@ func TestEveryRuleIsReadBack(t *testing.T) {
 				*p = prefix(r.at.family)
 			}
 		}
-		if got := decode(r.at, encode(r)).rule; got != r {
-			t.Fatalf("%v is read back as %v", r, got)
+		l := line{}
+		if r.at.legacy {
+			l = decodeEntry(r.at, encodeEntry(r, ours.Tag))
+		} else {
+			l = decode(r.at, encode(r))
+		}
+		if l.rule != r || r.at.legacy && l.comment != comment(ours.Tag) {
+			t.Fatalf("%v is read back as %v, %q", r, l.rule, l.comment)
 		}
 	}
 }
 
-// TestDockerd lets a real engine make the rules.
+// TestDockerd lets a real engine make the rules: the one of this machine, or the one that LAB_DOCKERD names.
 func TestDockerd(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("dockerd"); err != nil {
+	if _, err := exec.LookPath(dockerd()); err != nil {
 		t.Skip("no dockerd here")
 	}
-	l := newLab(t)
+	for _, backend := range []Backend{IPTablesNFT, IPTablesLegacy} {
+		t.Run(string(backend), func(t *testing.T) {
+			t.Parallel()
+			testDockerd(t, labFor(t, backend), backend)
+		})
+	}
+}
+
+func dockerd() string { return cmp.Or(os.Getenv("LAB_DOCKERD"), "dockerd") }
+
+func testDockerd(t *testing.T, l *lab, backend Backend) {
 	l.vmRun("", "sysctl", "-qw", "net.ipv4.ip_forward=0") // dockerd closes the policy only if it opens this
 	l.vmRun("", "ip", "link", "del", "docker0")
 	stop := l.dockerd(t)
+	l.vmRun("", "ip", "link", "set", "veth1", "master", "docker0")
 	before := l.rules()
-	l.mustAdmit(ours, IPTablesNFT, true)
+	l.wantClosed("192.168.93.1", web)
+	l.mustAdmit(ours, backend, true)
+	l.wantOpen("192.168.93.1", web)
 	const shown = `-m comment --comment "fairlead:0123abcd" -j ACCEPT`
 	if opened := l.rules(); strings.Count(opened, shown) != 2 {
 		t.Errorf("iptables-save does not show our rules:\n%s", opened)
@@ -350,13 +449,16 @@ func TestDockerd(t *testing.T) {
 	l.release(ours.Tag)
 	l.wantRules(before)
 
-	l.mustAdmit(ours, IPTablesNFT, true)
+	l.wantClosed("192.168.93.1", web)
+
+	l.mustAdmit(ours, backend, true)
 	stop()
 	stop = l.dockerd(t)
 	if after := l.rules(); strings.Count(after, shown) != 2 {
 		t.Errorf("our rules did not survive the engine's restart:\n%s", after)
 	}
-	l.mustAdmit(ours, IPTablesNFT, false)
+	l.mustAdmit(ours, backend, false)
+	l.wantOpen("192.168.93.1", web)
 	l.release(ours.Tag)
 	// A restarted engine makes its own chains in another order.
 	if after := l.rules(); !slices.Equal(sortedLines(after), sortedLines(before)) {
@@ -378,10 +480,18 @@ func (l *lab) dockerd(t *testing.T) (stop func()) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "docker.sock")
-	cmd := exec.Command("nsenter", "--net=/run/netns/"+l.vm, "dockerd", "-H", "unix://"+socket,
+	cmd := exec.Command("nsenter", "--net=/run/netns/"+l.vm, dockerd(), "-H", "unix://"+socket,
 		"--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
 		"--containerd-namespace", l.vm, "--containerd-plugins-namespace", l.vm+"-p")
 	cmd.Stdout, cmd.Stderr = log, log
+	if l.kind != "" {
+		for _, name := range []string{"iptables", "ip6tables"} {
+			if err := os.Symlink("/usr/sbin/xtables-legacy-multi", filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

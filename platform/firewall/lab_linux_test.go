@@ -49,6 +49,17 @@ func TestMain(m *testing.M) {
 type lab struct {
 	t                    *testing.T
 	host, vm, web, inner string // network namespaces
+	kind                 string // of iptables: "" or "-legacy"
+}
+
+// newLegacyLab is a lab whose rules x_tables keeps.
+func newLegacyLab(t *testing.T) *lab {
+	l := newLab(t)
+	l.kind = "-legacy"
+	if out, err := exec.Command("nsenter", "--net=/run/netns/"+l.vm, "iptables-legacy", "-L", "-n").CombinedOutput(); err != nil {
+		t.Skipf("no iptables-legacy here: %s", out)
+	}
+	return l
 }
 
 var labs atomic.Int32
@@ -192,7 +203,11 @@ func (l *lab) release(tag string) {
 func (l *lab) rules() string {
 	l.t.Helper()
 	out := l.vmRun("", "nft", "-s", "list", "ruleset")
-	for _, save := range []string{"iptables-save", "ip6tables-save"} {
+	saves := []string{"iptables-save", "ip6tables-save"}
+	if l.kind != "" {
+		saves = append(saves, "iptables-legacy-save", "ip6tables-legacy-save")
+	}
+	for _, save := range saves {
 		for line := range strings.Lines(l.vmRun("", save)) {
 			if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") { // dates and counters
 				out += line
@@ -210,10 +225,10 @@ func (l *lab) load(files ...string) {
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		tool := []string{"iptables-restore"}
+		tool := []string{"iptables" + l.kind + "-restore"}
 		switch {
 		case strings.HasSuffix(f, ".ip6tables"):
-			tool = []string{"ip6tables-restore"}
+			tool = []string{"ip6tables" + l.kind + "-restore"}
 		case strings.HasSuffix(f, ".nft"):
 			tool = []string{"nft", "-f", "-"}
 		}

@@ -24,7 +24,7 @@ func (at place) nft() (*nftables.Table, *nftables.Chain) {
 // look takes the picture of this kernel's rules, in this thread's network namespace. With an error it is the zero picture.
 func look(tag string) (p picture, err error) {
 	defer func() {
-		// The library indexes into other people's rules without asking for their length.
+		// The library indexes into what the kernel says without asking for its length.
 		if r := recover(); r != nil {
 			err = fmt.Errorf("read the rules: %v", r)
 		}
@@ -54,35 +54,105 @@ func look(tag string) (p picture, err error) {
 		}
 	}
 	for _, at := range places(tag) {
+		if at.legacy {
+			continue
+		}
 		i := slices.IndexFunc(chains, func(c *nftables.Chain) bool {
 			return c.Table != nil && c.Table.Family == tableFamily[at.family] && c.Table.Name == at.table && c.Name == at.chain
 		})
 		if i < 0 {
 			continue
 		}
-		rules, err := conn.GetRules(at.nft())
+		if p.chains[at], err = readChain(conn, at, chains[i]); err != nil {
+			return p, err
+		}
+	}
+	for _, c := range chains {
+		at, isOther := otherForward(c)
+		if !isOther {
+			continue
+		}
+		// One that cannot be read is taken by its policy.
+		if read, _ := readChain(conn, at, c); read.closes() {
+			p.others = append(p.others, at)
+		}
+	}
+	for _, f := range families {
+		tables, err := lookLegacy(f)
 		if err != nil {
-			return p, fmt.Errorf("list rules of %s %s %s: %w", at.family, at.table, at.chain, err)
+			return p, fmt.Errorf("read iptables-legacy: %w", err)
 		}
-		c := chain{drops: chains[i].Policy != nil && *chains[i].Policy == nftables.ChainPolicyDrop}
-		for _, r := range rules {
-			l := decode(at, r.Exprs)
-			l.handle = r.Handle
-			if s := parseComment(r.UserData); s != "" {
-				l.comment = s
-			}
-			c.lines = append(c.lines, l)
-		}
-		p.chains[at] = c
+		p.see(tables, tag)
 	}
-	if p.legacy, err = legacyCloses(); err != nil {
-		return p, fmt.Errorf("read iptables-legacy: %w", err)
-	}
+	p.oneNAT = oneNAT()
 	return p, nil
 }
 
-// apply makes the change, first what opens and closes, then what masquerades: a kernel without NAT for a family still opens.
-func apply(c change, tag string) error {
+func readChain(conn *nftables.Conn, at place, nft *nftables.Chain) (c chain, err error) {
+	defer func() {
+		// The library indexes into other people's rules without asking for their length.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("read rules of %v: %v", at, r)
+		}
+	}()
+	c.drops = nft.Policy != nil && *nft.Policy == nftables.ChainPolicyDrop
+	rules, err := conn.GetRules(nft.Table, nft)
+	if err != nil {
+		return c, fmt.Errorf("list rules of %v: %w", at, err)
+	}
+	for _, r := range rules {
+		l := decode(at, r.Exprs)
+		l.handle = r.Handle
+		if s := parseComment(r.UserData); s != "" {
+			l.comment = s
+		}
+		c.lines = append(c.lines, l)
+	}
+	return c, nil
+}
+
+// otherForward tells whether a chain can close forwarding and is of neither the engine's nor iptables' making.
+func otherForward(c *nftables.Chain) (at place, ok bool) {
+	if c.Table == nil || c.Type != nftables.ChainTypeFilter || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+		return at, false
+	}
+	at = place{table: c.Table.Name, chain: c.Name}
+	switch c.Table.Family {
+	case nftables.TableFamilyIPv4:
+		at.family = "ip"
+	case nftables.TableFamilyIPv6:
+		at.family = "ip6"
+	case nftables.TableFamilyINet:
+		at.family = "inet"
+	default:
+		return at, false
+	}
+	known := at.family != "inet" && (at.table == dockerTable || at.table == "filter" && at.chain == "FORWARD")
+	return at, !known
+}
+
+// apply makes the change.
+func (p picture) apply(c change, tag string) error {
+	rewrites, err := p.rewrites(c, tag)
+	if err != nil {
+		return err
+	}
+	for _, r := range rewrites {
+		if err := applyLegacy(r.was, r.next); err != nil {
+			return err
+		}
+	}
+	c.remove = slices.DeleteFunc(slices.Clone(c.remove), func(s spot) bool { return s.at.legacy })
+	c.add = slices.DeleteFunc(slices.Clone(c.add), func(r rule) bool { return r.at.legacy })
+	if c.empty() {
+		return nil
+	}
+	return applyNFT(c, tag)
+}
+
+// applyNFT makes a change of nf_tables, first what opens and closes, then what masquerades: a kernel without NAT for a family
+// still opens.
+func applyNFT(c change, tag string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
@@ -175,20 +245,13 @@ func encode(r rule) (e []expr.Any) {
 	return append(e, &expr.Verdict{Kind: expr.VerdictAccept})
 }
 
-func mask(bits int, size uint32) []byte {
-	m := make([]byte, size)
-	for i := range bits {
-		m[i/8] |= 0x80 >> (i % 8)
-	}
-	return m
-}
-
 // decode reads a rule at a place back. Its line has a rule only if encode would have written the like; iptables-restore
 // rewrites ours with the comment as a match.
 func decode(at place, exprs []expr.Any) (l line) {
 	r := rule{at: at}
 	where := addressIn[at.family]
 	ours := true    // so far
+	all := true     // it asks for nothing, so far
 	done := false   // the last word has been said
 	notBy := false  // it asks for another interface than one
 	var dev *string // what the register holds: an interface name
@@ -196,6 +259,11 @@ func decode(at place, exprs []expr.Any) (l line) {
 	bits := 0
 	for _, e := range exprs {
 		ours = ours && !done
+		switch e.(type) {
+		case *expr.Counter, *expr.Log, *expr.Verdict, *expr.Reject, *expr.Match, *expr.Target:
+		default:
+			all = false
+		}
 		switch e := e.(type) {
 		case *expr.Meta:
 			dev, net = nil, nil
@@ -238,13 +306,18 @@ func decode(at place, exprs []expr.Any) (l line) {
 			if c, ok := e.Info.(*xt.Comment); ok {
 				l.comment = string(*c)
 			} else {
-				ours = false
+				ours, all = false, false
 			}
 		case *expr.Counter:
 		case *expr.Verdict:
 			done = true
 			ours = ours && e.Kind == expr.VerdictAccept
 			l.guard = notBy && e.Kind == expr.VerdictDrop
+			l.bars = all && e.Kind == expr.VerdictDrop
+		case *expr.Reject:
+			ours, l.bars = false, all
+		case *expr.Target:
+			ours, l.bars = false, all && e.Name == rejectTarget
 		case *expr.Masq:
 			done = true
 			r.masquerade = true
@@ -257,16 +330,4 @@ func decode(at place, exprs []expr.Any) (l line) {
 		l.rule = r
 	}
 	return l
-}
-
-// ones counts the leading one bits of a mask; it is -1 when others follow.
-func ones(m []byte) int {
-	n := 0
-	for n < len(m)*8 && m[n/8]&(0x80>>(n%8)) != 0 {
-		n++
-	}
-	if !bytes.Equal(m, mask(n, uint32(len(m)))) {
-		return -1
-	}
-	return n
 }

@@ -13,6 +13,15 @@ type place struct {
 	family string // "ip" or "ip6", as nft calls them
 	table  string
 	chain  string
+	legacy bool // kept by x_tables, else by nf_tables
+}
+
+func (at place) String() string {
+	s := at.family + " " + at.table + " " + at.chain
+	if at.legacy {
+		return "legacy " + s
+	}
+	return s
 }
 
 // rule is the one shape that we write. iptables-nft must be able to print what stands in its tables, or every later
@@ -28,7 +37,7 @@ type rule struct {
 // String is the rule as nft prints it, after its place: `ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`.
 func (r rule) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s:", r.at.family, r.at.table, r.at.chain)
+	fmt.Fprintf(&b, "%v:", r.at)
 	if r.in != "" {
 		fmt.Fprintf(&b, " iifname %q", r.in)
 	}
@@ -56,10 +65,11 @@ func short(p netip.Prefix) string {
 
 // line is one rule of the kernel, as far as we need to understand it.
 type line struct {
-	handle  uint64
+	handle  uint64 // in x_tables: its index in the table
 	comment string
 	rule    rule // what it says; zero unless it is of our shape
 	guard   bool // it drops what does not come in by one given interface: how Engine 28 and later close their containers
+	bars    bool // it drops or rejects everything
 }
 
 type chain struct {
@@ -67,18 +77,24 @@ type chain struct {
 	lines []line
 }
 
+// closes tells whether the chain drops what none of its rules speaks of.
+func (c chain) closes() bool { return c.drops || len(c.lines) > 0 && c.lines[len(c.lines)-1].bars }
+
 // picture is what planning needs to know of the kernel.
 type picture struct {
 	chains map[place]chain // those of places that exist
 	own    []string        // families in which our table exists
-	legacy bool            // x_tables' iptables closes forwarding
+	others []place         // forward chains of nf_tables that close, of neither the engine's nor iptables' making; family "inet" too
+	tables []table         // x_tables' tables, from which the legacy chains were read
 	noNFT  bool            // this kernel has no nf_tables
+	oneNAT bool            // this kernel cannot translate by nf_tables and x_tables both
 }
 
 // An accept ends only the chain it stands in, so a packet needs one in each closed chain on its way.
 const (
 	dockerTable = "docker-bridges" // Engine 29 with firewall-backend nftables
 	dockerUser  = "DOCKER-USER"    // Engine 17.06 and later with iptables: the chain meant for other people's rules
+	dockerChain = "DOCKER"         // every engine with iptables
 	ownChain    = "postrouting"
 )
 
@@ -91,15 +107,24 @@ func comment(tag string) string  { return "fairlead:" + tag }
 func places(tag string) (all []place) {
 	for _, f := range families {
 		all = append(all,
-			place{f, dockerTable, "filter-FORWARD"},
-			place{f, dockerTable, "raw-PREROUTING"},
-			place{f, "filter", dockerUser},
-			place{f, "filter", "FORWARD"},
-			place{f, "raw", "PREROUTING"},
-			place{f, ownTable(tag), ownChain})
+			place{f, dockerTable, "filter-FORWARD", false},
+			place{f, dockerTable, "raw-PREROUTING", false})
+		for _, legacy := range kinds {
+			all = append(all,
+				place{f, "filter", dockerUser, legacy},
+				place{f, "filter", dockerChain, legacy},
+				place{f, "filter", "FORWARD", legacy},
+				place{f, "raw", "PREROUTING", legacy})
+		}
+		all = append(all, legacyNAT(f), place{f, ownTable(tag), ownChain, false})
 	}
 	return all
 }
+
+// kinds are the two of iptables: each closes by its own rules, whatever the other says.
+var kinds = []bool{false, true} // legacy
+
+func legacyNAT(family string) place { return place{family, "nat", "POSTROUTING", true} }
 
 // gate is a closed chain. Answers pass forward chains too, prerouting only the way in matters.
 type gate struct {
@@ -108,25 +133,57 @@ type gate struct {
 }
 
 func (p picture) gates(family string) (closed []gate) {
-	has := func(table, name string) bool {
-		_, ok := p.chains[place{family, table, name}]
-		return ok
+	for _, chain := range []string{"filter-FORWARD", "raw-PREROUTING"} {
+		at := place{family, dockerTable, chain, false}
+		if _, ok := p.chains[at]; ok {
+			closed = append(closed, gate{at, chain == "filter-FORWARD"})
+		}
 	}
-	guarded := slices.ContainsFunc(p.chains[place{family, "raw", "PREROUTING"}].lines, func(l line) bool { return l.guard })
-	drops := p.chains[place{family, "filter", "FORWARD"}].drops
-	for _, g := range []struct {
-		closed      bool
-		table, name string
-		answers     bool
-	}{
-		{has(dockerTable, "filter-FORWARD"), dockerTable, "filter-FORWARD", true},
-		{has(dockerTable, "raw-PREROUTING"), dockerTable, "raw-PREROUTING", false},
-		{has("filter", dockerUser), "filter", dockerUser, true},
-		{!has("filter", dockerUser) && drops, "filter", "FORWARD", true}, // Engine 1.13 to 17.05
-		{guarded, "raw", "PREROUTING", false},                            // Engine 28 and later
-	} {
-		if g.closed {
-			closed = append(closed, gate{place{family, g.table, g.name}, g.answers})
+	for _, legacy := range kinds {
+		user := place{family, "filter", dockerUser, legacy}
+		forward := place{family, "filter", "FORWARD", legacy}
+		raw := place{family, "raw", "PREROUTING", legacy}
+		if _, ok := p.chains[user]; ok {
+			closed = append(closed, gate{user, true})
+		} else if p.chains[forward].closes() && p.engineClosed(family, legacy) { // Engine 1.13 to 17.05
+			closed = append(closed, gate{forward, true})
+		}
+		if slices.ContainsFunc(p.chains[raw].lines, func(l line) bool { return l.guard }) { // Engine 28 and later
+			closed = append(closed, gate{raw, false})
+		}
+	}
+	return closed
+}
+
+// engineClosed tells whether an engine, and not somebody else, is known to have closed iptables' forward chain: it has a
+// chain there, or had until it was given the nftables backend.
+func (p picture) engineClosed(family string, legacy bool) bool {
+	_, chain := p.chains[place{family, "filter", dockerChain, legacy}]
+	_, bridges := p.chains[place{family, dockerTable, "filter-FORWARD", false}]
+	return chain || bridges
+}
+
+// strangers are the chains that close a's way and are not the engine's: an accept elsewhere does not help against them, and
+// into them we do not write.
+func (p picture) strangers(a Admission) (closed []place) {
+	for _, f := range families {
+		if !slices.ContainsFunc(a.Sources, func(s netip.Addr) bool { return familyOf(s) == f }) ||
+			!slices.ContainsFunc(a.Subnets, func(n netip.Prefix) bool { return familyOf(n.Addr()) == f }) {
+			continue
+		}
+		for _, legacy := range kinds {
+			forward := place{f, "filter", "FORWARD", legacy}
+			gated := slices.ContainsFunc(p.gates(f), func(g gate) bool {
+				return g.legacy == legacy && g.table == "filter"
+			})
+			if p.chains[forward].closes() && !gated {
+				closed = append(closed, forward)
+			}
+		}
+		for _, at := range p.others {
+			if (at.family == f || at.family == "inet") && !slices.Contains(closed, at) {
+				closed = append(closed, at)
+			}
 		}
 	}
 	return closed
@@ -136,12 +193,13 @@ func (p picture) backend() Backend {
 	if p.chains == nil {
 		return "" // not looked at
 	}
-	var bridges, user, gates bool
+	var bridges, user, legacy, nft bool
 	for _, f := range families {
 		for _, g := range p.gates(f) {
-			gates = true
 			bridges = bridges || g.table == dockerTable
-			user = user || g.chain == dockerUser
+			user = user || g.chain == dockerUser && !g.legacy
+			legacy = legacy || g.legacy
+			nft = nft || !g.legacy
 		}
 	}
 	switch {
@@ -149,9 +207,9 @@ func (p picture) backend() Backend {
 		return NFTables
 	case user:
 		return IPTablesNFT
-	case p.legacy:
+	case legacy:
 		return IPTablesLegacy
-	case gates:
+	case nft:
 		return IPTablesNFT
 	default:
 		return None
@@ -164,8 +222,12 @@ func (p picture) backend() Backend {
 // Masquerade lets containers on several networks and on --internal ones answer: they see their own bridge's address and
 // need no route back. It goes by addresses alone, as kernels before 5.7 do not know a packet's iifname in postrouting.
 func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
+	if p.strangers(a) != nil {
+		return nil
+	}
 	for _, f := range families {
 		gates := p.gates(f)
+		nat, translates := p.nat(f, a.Tag)
 		for _, s := range a.Sources {
 			subnets := slices.DeleteFunc(slices.Clone(a.Subnets), func(n netip.Prefix) bool { return familyOf(n.Addr()) != f })
 			if familyOf(s) != f || devs[s] == "" || len(subnets) == 0 {
@@ -179,13 +241,29 @@ func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
 				}
 			}
 			for _, n := range subnets {
-				if !p.noNFT {
-					want = append(want, rule{at: place{f, ownTable(a.Tag), ownChain}, from: host, to: n, masquerade: true})
+				if translates {
+					want = append(want, rule{at: nat, from: host, to: n, masquerade: true})
 				}
 			}
 		}
 	}
 	return want
+}
+
+// nat is where masquerade stands: in our own table, unless x_tables translates and the kernel has no room for both.
+func (p picture) nat(family, tag string) (at place, ok bool) {
+	if _, old := p.chains[legacyNAT(family)]; old && (p.noNFT || p.oneNAT) {
+		return legacyNAT(family), true
+	}
+	return place{family, ownTable(tag), ownChain, false}, !p.noNFT
+}
+
+// before418 tells whether a kernel's release, such as "4.14.154-boot2docker", is older than 4.18, where nf_nat learnt to
+// serve several translators (netfilter: nf_nat: add nat hook register functions to nf_nat).
+func before418(release string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return n == 2 && (major < 4 || major == 4 && minor < 18)
 }
 
 func familyOf(a netip.Addr) string {
@@ -256,7 +334,11 @@ func (p picture) mine(tag string, f func(place, line)) {
 func (p picture) state(a Admission, c change) State {
 	s := State{Backend: p.backend()}
 	p.mine(a.Tag, func(_ place, l line) { s.Rules = append(s.Rules, l.rule.String()) })
-	s.Open = s.Backend != "" && s.Backend != IPTablesLegacy && len(a.Sources) > 0 && len(a.Subnets) > 0 &&
+	strangers := p.strangers(a)
+	if s.Backend == None && strangers != nil {
+		s.Backend = Unknown
+	}
+	s.Open = s.Backend != "" && strangers == nil && len(a.Sources) > 0 && len(a.Subnets) > 0 &&
 		!slices.ContainsFunc(c.add, func(r rule) bool { return !r.masquerade })
 	return s
 }
@@ -277,4 +359,25 @@ func parseComment(data []byte) string {
 // formatComment is the user data that parseComment reads, for comments of up to 254 bytes.
 func formatComment(comment string) []byte {
 	return append([]byte{0, byte(len(comment) + 1)}, comment+"\x00"...)
+}
+
+// mask is a network mask of size bytes.
+func mask(bits int, size uint32) []byte {
+	m := make([]byte, size)
+	for i := range bits {
+		m[i/8] |= 0x80 >> (i % 8)
+	}
+	return m
+}
+
+// ones counts the leading one bits of a mask; it is -1 when others follow.
+func ones(m []byte) int {
+	n := 0
+	for n < len(m)*8 && m[n/8]&(0x80>>(n%8)) != 0 {
+		n++
+	}
+	if !bytes.Equal(m, mask(n, uint32(len(m)))) {
+		return -1
+	}
+	return n
 }

@@ -22,17 +22,29 @@ func nets(s ...string) (all []netip.Prefix) {
 	return all
 }
 
-// drawing is a picture in a few words: "ip filter FORWARD drops", "ip raw PREROUTING guarded", "ip filter DOCKER-USER".
+// drawing is a picture in a few words: "ip filter FORWARD drops", "legacy ip raw PREROUTING guarded", "ip filter DOCKER-USER",
+// "other inet firewalld forward", "one nat".
 func drawing(words ...string) picture {
 	p := picture{chains: make(map[place]chain)}
 	for _, w := range words {
 		f := strings.Fields(w)
+		switch f[0] {
+		case "one":
+			p.oneNAT = true
+			continue
+		case "other":
+			p.others = append(p.others, place{family: f[1], table: f[2], chain: f[3]})
+			continue
+		case "legacy":
+			f = f[1:]
+		}
 		c := chain{lines: []line{{handle: 1}}}
 		if len(f) == 4 {
 			c.drops = f[3] == "drops"
 			c.lines[0].guard = f[3] == "guarded"
+			c.lines[0].bars = f[3] == "bars"
 		}
-		p.chains[place{f[0], f[1], f[2]}] = c
+		p.chains[place{f[0], f[1], f[2], strings.HasPrefix(w, "legacy")}] = c
 	}
 	return p
 }
@@ -49,7 +61,7 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 	}{
 		{"no engine", drawing(), host, None, []string{masquerade}},
 		{"1.12: policy accept", drawing("ip filter FORWARD"), host, None, []string{masquerade}},
-		{"17.05: policy drop", drawing("ip filter FORWARD drops"), host, IPTablesNFT, []string{
+		{"17.05: policy drop", drawing("ip filter FORWARD drops", "ip filter DOCKER"), host, IPTablesNFT, []string{
 			`ip filter FORWARD: iifname "eth1" ip saddr 192.168.99.1 accept`,
 			`ip filter FORWARD: oifname "eth1" ip daddr 192.168.99.1 accept`,
 			masquerade,
@@ -94,6 +106,43 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 			`ip6 filter DOCKER-USER: oifname "eth1" ip6 daddr fd00::1 accept`,
 			`ip6 fairlead_0123abcd postrouting: ip6 saddr fd00::1 ip6 daddr fd17::/64 masquerade`,
 		}},
+		{"20.10 legacy", drawing("legacy ip filter FORWARD drops", "legacy ip filter DOCKER-USER", "legacy ip nat POSTROUTING"), host, IPTablesLegacy, []string{
+			`legacy ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`legacy ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			masquerade,
+		}},
+		{"28 legacy, kernel 4.14", drawing("legacy ip filter DOCKER-USER", "legacy ip raw PREROUTING guarded", "legacy ip nat POSTROUTING", "one nat"), host, IPTablesLegacy, []string{
+			`legacy ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`legacy ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			`legacy ip raw PREROUTING: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`legacy ip nat POSTROUTING: ip saddr 192.168.99.1 ip daddr 172.17.0.0/16 masquerade`,
+		}},
+		{"kernel 4.14 without legacy nat", drawing("ip filter DOCKER-USER", "one nat"), host, IPTablesNFT, []string{
+			`ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			masquerade,
+		}},
+		{"17.05 legacy", drawing("legacy ip filter FORWARD drops", "legacy ip filter DOCKER"), host, IPTablesLegacy, []string{
+			`legacy ip filter FORWARD: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`legacy ip filter FORWARD: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			masquerade,
+		}},
+		{"nft after a change from legacy: both close", drawing("ip filter DOCKER-USER", "legacy ip filter FORWARD drops", "legacy ip filter DOCKER-USER"), host, IPTablesNFT, []string{
+			`ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			`legacy ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`legacy ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			masquerade,
+		}},
+		{"somebody's policy", drawing("ip filter FORWARD drops"), host, None, nil},
+		{"somebody's legacy policy beside docker", drawing("ip filter DOCKER-USER", "legacy ip filter FORWARD drops"), host, IPTablesNFT, nil},
+		{"somebody's last rule", drawing("ip filter FORWARD bars"), host, None, nil},
+		{"firewalld", drawing("ip filter DOCKER-USER", "other inet firewalld filter_FORWARD"), host, IPTablesNFT, nil},
+		{"somebody closes the other family", drawing("ip filter DOCKER-USER", "ip6 filter FORWARD drops", "other ip6 x forward"), host, IPTablesNFT, []string{
+			`ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
+			`ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
+			masquerade,
+		}},
 		{"no subnet of the source's family", drawing("ip filter DOCKER-USER"), Admission{
 			Tag: "0123abcd", Sources: addrs("192.168.99.1"), Subnets: nets("fd17::/64"),
 		}, IPTablesNFT, nil},
@@ -118,28 +167,29 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 	}
 }
 
-func TestBackendOfLegacy(t *testing.T) {
-	p := drawing("ip filter FORWARD drops")
-	p.legacy = true
-	if got := p.backend(); got != IPTablesLegacy {
+func TestBackend(t *testing.T) {
+	if got := drawing("ip filter FORWARD drops", "legacy ip filter DOCKER-USER").backend(); got != IPTablesLegacy {
 		t.Errorf("legacy beside a bare nft policy is %q, want %q", got, IPTablesLegacy)
-	}
-	p = drawing("ip filter DOCKER-USER")
-	p.legacy = true
-	if got := p.backend(); got != IPTablesNFT {
-		t.Errorf("legacy leftovers beside docker's nft chain are %q, want %q", got, IPTablesNFT)
 	}
 	if got := (picture{}).backend(); got != "" {
 		t.Errorf("backend %q though nobody looked", got)
 	}
 }
 
+func TestBefore418(t *testing.T) {
+	for release, want := range map[string]bool{
+		"4.14.154-boot2docker": true, "3.10.0-1160.el7": true, "4.18.0-553.el8": false, "4.19.130": false, "6.1": false, "": false, "x": false,
+	} {
+		if got := before418(release); got != want {
+			t.Errorf("before418(%q) = %v", release, got)
+		}
+	}
+}
+
 func TestOpenIsSaidOfAcceptedPacketsOnly(t *testing.T) {
 	a := Admission{Tag: "0123abcd", Sources: addrs("192.168.99.1"), Subnets: nets("172.17.0.0/16")}
-	accept := rule{at: place{"ip", "filter", dockerUser}, in: "eth1", from: nets("192.168.99.1/32")[0]}
-	masquerade := rule{at: place{"ip", ownTable(a.Tag), ownChain}, masquerade: true}
-	legacy := drawing()
-	legacy.legacy = true
+	accept := rule{at: place{"ip", "filter", dockerUser, false}, in: "eth1", from: nets("192.168.99.1/32")[0]}
+	masquerade := rule{at: place{"ip", ownTable(a.Tag), ownChain, false}, masquerade: true}
 	for _, c := range []struct {
 		name    string
 		picture picture
@@ -151,7 +201,9 @@ func TestOpenIsSaidOfAcceptedPacketsOnly(t *testing.T) {
 		{"no masquerade", drawing("ip filter DOCKER-USER"), a, change{add: []rule{masquerade}}, true},
 		{"one accept missing", drawing("ip filter DOCKER-USER"), a, change{add: []rule{masquerade, accept}}, false},
 		{"nobody asked", drawing("ip filter DOCKER-USER"), Admission{Tag: a.Tag, Subnets: a.Subnets}, change{}, false},
-		{"legacy", legacy, a, change{}, false},
+		{"legacy", drawing("legacy ip filter DOCKER-USER"), a, change{}, true},
+		{"closed by somebody", drawing("ip filter FORWARD drops"), a, change{}, false},
+		{"closed by firewalld too", drawing("ip filter DOCKER-USER", "other inet firewalld forward"), a, change{}, false},
 		{"not looked at", picture{}, a, change{}, false},
 	} {
 		if got := c.picture.state(c.ask, c.lacks); got.Open != c.want {
@@ -162,7 +214,7 @@ func TestOpenIsSaidOfAcceptedPacketsOnly(t *testing.T) {
 
 // carryOut is the kernel's part: it changes the picture as apply changes the kernel.
 func (p picture) carryOut(c change, tag string, handle func() uint64) picture {
-	next := picture{chains: make(map[place]chain)}
+	next := picture{chains: make(map[place]chain), oneNAT: p.oneNAT}
 	for at, ch := range p.chains {
 		if at.table == ownTable(tag) && slices.Contains(c.drop, at.family) {
 			continue
@@ -181,7 +233,7 @@ func (p picture) carryOut(c change, tag string, handle func() uint64) picture {
 // seenBy is the picture that look takes for tag.
 func (p picture) seenBy(tag string) picture {
 	for _, f := range families {
-		if _, ok := p.chains[place{f, ownTable(tag), ownChain}]; ok {
+		if _, ok := p.chains[place{f, ownTable(tag), ownChain, false}]; ok {
 			p.own = append(p.own, f)
 		}
 	}
@@ -191,7 +243,7 @@ func (p picture) seenBy(tag string) picture {
 // TestDiffSettles plays changing wishes of two hosts, and accidents, on random engines: one change always settles a wish, the
 // other host's rules and everybody else's stay, and after both have gone all is as before.
 func TestDiffSettles(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		last := uint64(100)
 		handle := func() uint64 { last++; return last }
@@ -199,6 +251,7 @@ func TestDiffSettles(t *testing.T) {
 		for _, w := range []string{
 			"ip filter DOCKER-USER", "ip filter FORWARD drops", "ip raw PREROUTING guarded", "ip docker-bridges filter-FORWARD",
 			"ip docker-bridges raw-PREROUTING", "ip6 filter DOCKER-USER", "ip6 raw PREROUTING guarded",
+			"legacy ip filter DOCKER-USER", "legacy ip raw PREROUTING guarded", "legacy ip nat POSTROUTING", "one nat",
 		} {
 			if rnd.IntN(2) == 0 {
 				words = append(words, w)
@@ -311,10 +364,4 @@ func FuzzParseComment(f *testing.F) {
 			t.Fatalf("%q does not survive", got)
 		}
 	})
-}
-
-func FuzzClosedLegacy(f *testing.F) {
-	f.Add([]byte("DOCKER-USER\x00"), uint32(0))
-	f.Add(make([]byte, 152), uint32(0xffffffff))
-	f.Fuzz(func(t *testing.T, entries []byte, policy uint32) { closedLegacy(entries, policy) })
 }

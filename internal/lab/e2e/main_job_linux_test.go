@@ -70,6 +70,7 @@ func TestFollowsTheEngine(t *testing.T) {
 	h := newHost(t)
 	vm := h.StartVM(t, lab.VMOptions{TCP: true})
 	h.watch("dev=" + vm.URL())
+	docker(t, vm, "run", "--rm", "web", "exit", "0") // newer engines make tables with the first container, and keep them
 	hostBefore, vmBefore := h.state(), firewall(t, vm)
 	r := h.start("--resolver", "resolv.conf")
 
@@ -392,32 +393,6 @@ func TestClashes(t *testing.T) {
 		}
 	}
 	h.must("teardown-network")
-	if after := h.state(); after != before {
-		t.Errorf("the host is not as before:\n%s\nbefore:\n%s", after, before)
-	}
-}
-
-// A sealed VM has no address: its engine is heard, what cannot be reached is named so, and no name is promised.
-func TestSealed(t *testing.T) {
-	h := newHost(t)
-	vm := h.StartVM(t, lab.VMOptions{Sealed: true})
-	h.watch(vm.URL())
-	docker(t, vm, "run", "-d", "--name", "web", "web")
-	before := h.state()
-	h.start("--resolver", "none")
-	h.eventually("engine is up", func() error {
-		s := h.status()
-		if !s.Engines[0].Up || len(s.Subnets) == 0 {
-			return errors.New(s.Engines[0].Error)
-		}
-		if s.Subnets[0].State != agent.Unreachable || s.Subnets[0].Hint == "" {
-			t.Fatalf("%+v", s.Subnets[0])
-		}
-		return nil
-	})
-	if got := h.dig("web.docker", "A"); got != "" {
-		t.Errorf("promised what it cannot hold: %s", got)
-	}
 	if after := h.state(); after != before {
 		t.Errorf("the host is not as before:\n%s\nbefore:\n%s", after, before)
 	}

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Unpacks a newer engine with all that it needs, without installing anything, and prints the path of its dockerd, to be
+# used as LAB_DOCKERD. Usage: engines.sh 26|28 DIR. Needs root, apt and a Debian mirror (MIRROR); DIR may be kept.
+#
+#   26  docker.io 26.1 of Debian 13 (trixie)
+#   28  docker.io 28.5 of Debian testing (forky)
+#
+# That dockerd runs in a mount namespace where its own Debian's /usr is in place of this machine's, so this machine's must
+# be merged too. It uses iptables-nft, unless beside it stand links named iptables and ip6tables to
+# /usr/sbin/xtables-legacy-multi.
+set -eu
+case ${1-}:${2:+dir} in
+26:dir) suite=trixie ;;
+28:dir) suite=forky ;;
+*) echo "usage: engines.sh 26|28 DIR" >&2; exit 2 ;;
+esac
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+if [ ! -x "$dir/dockerd" ]; then
+	mkdir -p "$dir/state/lists/partial" "$dir/debs/partial" "$dir/etc/preferences.d"
+	: >"$dir/state/status" # as if nothing were installed: every dependency comes along
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${MIRROR:-http://deb.debian.org/debian} $suite main" >"$dir/etc/sources.list"
+	apt() {
+		apt-get -qq -o Dir::Etc="$dir/etc" -o Dir::State="$dir/state" -o Dir::State::status="$dir/state/status" \
+			-o Dir::Cache="$dir" -o Dir::Cache::archives="$dir/debs" -o APT::Sandbox::User=root -o Acquire::Languages=none "$@" >&2
+	}
+	apt update
+	apt install -y --no-install-recommends --download-only docker.io iptables dash coreutils mount util-linux kmod procps
+	for deb in "$dir"/debs/*.deb; do
+		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" --no-same-owner ./usr
+	done
+	rm -rf "$dir/state" "$dir/debs" "$dir/etc" "$dir"/*.bin
+	for name in iptables ip6tables; do # what the packages' scripts would do
+		ln -sf xtables-nft-multi "$dir/usr/sbin/$name"
+	done
+	cat >"$dir/dockerd.new" <<-END
+		#!/bin/sh
+		exec unshare --mount sh -c 'mount --bind "\$0/usr" /usr && exec /usr/sbin/dockerd "\$@"' '$dir' "\$@"
+	END
+	chmod +x "$dir/dockerd.new"
+	case $("$dir/dockerd.new" --version) in
+	"Docker version $1."*) ;;
+	*) echo "engines.sh: $suite has another engine by now:" "$("$dir/dockerd.new" --version)" >&2; exit 1 ;;
+	esac
+	mv "$dir/dockerd.new" "$dir/dockerd"
+fi
+echo "$dir/dockerd"
