@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
@@ -29,7 +30,7 @@ const (
 // Subnet is the decision about one subnet of one engine's network.
 type Subnet struct {
 	Engine  string       `json:"engine"`
-	Network string       `json:"network"`
+	Network string       `json:"network"` // empty for a route that an earlier run made for an engine that was not heard yet
 	Prefix  netip.Prefix `json:"subnet"`
 	State   State        `json:"state"`
 	Route   routes.Route `json:"route,omitzero"`
@@ -37,6 +38,14 @@ type Subnet struct {
 	Hint    string       `json:"hint,omitempty"`
 	// Verified is set by setup-network: the round-trip time of a real packet, or what went wrong.
 	Verified string `json:"verified,omitempty"`
+}
+
+// String says whose the subnet is: "172.17.0.0/16 of network bridge of engine dev".
+func (s Subnet) String() string {
+	if s.Network == "" {
+		return fmt.Sprintf("%v of engine %s", s.Prefix, s.Engine)
+	}
+	return fmt.Sprintf("%v of network %s of engine %s", s.Prefix, s.Network, s.Engine)
 }
 
 // hostFacts is this host as compile sees it.
@@ -53,16 +62,24 @@ type view struct {
 	listed   bool // networks are known
 	networks []engine.Network
 	reach    platform.Reach
-	carried  []routes.Route // for an engine that was not heard yet: what an earlier run made for it
+	carried  []routes.Route // for an engine that was not heard yet: what the journal says an earlier run made for it
 }
 
 // compile decides, for every subnet of every engine, how it is reached or why it is not. It is pure. Engines come in the
-// order of their priority; among equals the first to name a subnet has it. The routes to be made are those of the
-// subnets in state Wanted and the views' carried ones.
+// order of their priority; among equals the first to name a subnet has it. The routes to be made or kept are those of
+// the subnets in state Wanted. Of the carried routes it returns those alone that are still there and may stay.
 func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
-	var out []Subnet
-	taken := map[netip.Prefix]Subnet{}
+	var out, taken []Subnet
 	for _, v := range views {
+		for _, r := range v.carried {
+			s := Subnet{Engine: v.name, Prefix: r.Dst}
+			decide(&s, engine.Network{Driver: "bridge"}, platform.Reach{Kind: platform.Gateway, Via: r.Via, Dev: r.Dev}, allow, host, taken)
+			there := slices.ContainsFunc(host.table, func(e routes.Entry) bool { return e.Marked && e.Route == r })
+			if s.State == Wanted && there {
+				s.Why = "kept from an earlier run until the engine is heard"
+				taken, out = append(taken, s), append(out, s)
+			}
+		}
 		if !v.listed {
 			continue
 		}
@@ -72,19 +89,20 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 		})
 		for _, n := range nets {
 			for _, p := range n.Subnets {
-				s := Subnet{Engine: v.name, Network: n.Name, Prefix: p}
+				s := Subnet{Engine: v.name, Network: shown(n.Name), Prefix: p}
 				decide(&s, n, v.reach, allow, host, taken)
 				if s.State == Wanted || s.State == Native {
-					taken[p] = s
+					taken = append(taken, s)
 				}
 				out = append(out, s)
 			}
 		}
 	}
+	p, found := free(host, out)
 	for i := range out {
 		if s := &out[i]; s.State == Refused && s.Hint == "" {
 			s.Hint = "give network " + s.Network + " a range that this host does not use"
-			if p, ok := free(host, out); ok {
+			if found && s.Prefix.Addr().Is4() {
 				s.Hint = fmt.Sprintf("give network %s another range, %v is free here: %s", s.Network, p, remedy(s.Network, p))
 			}
 		}
@@ -92,33 +110,51 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 	return out
 }
 
-func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Prefix, host hostFacts, taken map[netip.Prefix]Subnet) {
+func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Prefix, host hostFacts, taken []Subnet) {
 	refuse := func(format string, args ...any) {
 		s.State, s.Why = Refused, fmt.Sprintf(format, args...)
 	}
+	mode := "com.docker.network.bridge.gateway_mode_ipv6"
+	if s.Prefix.Addr().Is4() {
+		mode = "com.docker.network.bridge.gateway_mode_ipv4"
+	}
 	switch {
 	case n.Driver != "bridge":
-		s.State, s.Why = Unreachable, fmt.Sprintf("%s networks cannot be reached by a route", n.Driver)
+		s.State, s.Why = Unreachable, fmt.Sprintf("%s networks cannot be reached by a route", shown(n.Driver))
 		return
-	case n.Options["com.docker.network.bridge.gateway_mode_ipv4"] == "isolated" && s.Prefix.Addr().Is4():
+	case n.Options[mode] == "isolated":
 		s.State, s.Why = Unreachable, "an isolated network answers to nobody outside it, not even to its own VM"
 		return
 	case reach.Kind == platform.Native:
+		for _, t := range taken {
+			if t.State == Wanted && t.Prefix.Overlaps(s.Prefix) {
+				refuse("%v has it already", t)
+				return
+			}
+		}
 		s.State, s.Why = Native, reach.Why
 		return
-	case reach.Kind == platform.Tunnel:
-		s.State, s.Why = Unreachable, "it needs the tunnel, which this build has not yet: "+reach.Why
-		s.Hint = "where the VM has an address that this host reaches, name it: --gateway " + s.Engine + "=ADDR"
+	case reach.Kind == platform.Tunnel && reach.Dev == "":
+		s.State, s.Why = Unreachable, "the tunnel is not up: "+reach.Why
+		s.Hint = "a tunnel lives as long as the agent: sudo fairlead run"
 		return
+	case reach.Kind == platform.Tunnel:
+		if s.Prefix.Addr().Is4() && !reach.Source.IsValid() || s.Prefix.Addr().Is6() && !reach.Source6.IsValid() {
+			s.State, s.Why = Unreachable, "the tunnel does not carry this IP version"
+			return
+		}
+		s.Route = routes.Route{Dst: s.Prefix, Dev: reach.Dev}
 	case reach.Kind != platform.Gateway:
 		s.State, s.Why = Unreachable, reach.Why
 		s.Hint = "name the VM's address: --gateway " + s.Engine + "=ADDR"
 		return
 	case s.Prefix.Addr().Is4() != reach.Via.Is4():
 		s.State, s.Why = Unreachable, fmt.Sprintf("the VM's address %v is of the other IP version", reach.Via)
+		s.Hint = "a tunnel carries both: --gateway " + s.Engine + "=tunnel"
 		return
+	default:
+		s.Route = routes.Route{Dst: s.Prefix, Via: reach.Via, Dev: reach.Dev}
 	}
-	s.Route = routes.Route{Dst: s.Prefix, Via: reach.Via, Dev: reach.Dev}
 	if !private(s.Prefix) && !slices.ContainsFunc(allow, func(a netip.Prefix) bool { return within(s.Prefix, a) }) {
 		refuse("%v is not a private range: a route would hide part of the Internet", s.Prefix)
 		s.Hint = "if you mean it: --allow-subnet " + s.Prefix.String()
@@ -141,17 +177,14 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		}
 	}
 	for _, e := range host.table {
-		if e.Dst.Bits() == 0 && e.Via.IsValid() && s.Prefix.Contains(e.Via) {
+		if e.Dst.Bits() <= 1 && e.Via.IsValid() && s.Prefix.Contains(e.Via) {
 			refuse("it holds this host's default gateway %v", e.Via)
 			return
 		}
 	}
-	for p, t := range taken {
-		if p.Overlaps(s.Prefix) {
-			if p == s.Prefix && t.Route == s.Route {
-				continue
-			}
-			refuse("%v of network %s of engine %s has it already", p, t.Network, t.Engine)
+	for _, t := range taken {
+		if t.Prefix.Overlaps(s.Prefix) && t.Route != s.Route {
+			refuse("%v has it already", t)
 			return
 		}
 	}
@@ -179,16 +212,47 @@ func within(p, outer netip.Prefix) bool {
 	return outer.Bits() <= p.Bits() && outer.Contains(p.Addr())
 }
 
+// freeLink are addresses for the two ends of a tunnel that overlap nothing that this host or its engines use: the nth of
+// such, as the VM may use some that we do not see.
+func freeLink(host hostFacts, subnets []Subnet, nth int) (here, there [2]netip.Addr) {
+	for i := range 1 << 14 {
+		for k, start := range spare {
+			a := netip.AddrFrom4([4]byte{start[0], start[1], byte(i >> 6), byte(i << 2)})
+			p := netip.PrefixFrom(a, 30)
+			if used(p, host, subnets) {
+				continue
+			}
+			if nth--; nth < 0 {
+				here[0], there[0] = a.Next(), a.Next().Next()
+				// RFC 4193, with "fairl" for the random part: only both ends of this link ever see it.
+				b := [16]byte{0xfd, 'f', 'a', 'i', 'r', 'l', byte(i >> 8), byte(i), byte(k), 15: 1}
+				here[1] = netip.AddrFrom16(b)
+				there[1] = here[1].Next()
+				return here, there
+			}
+		}
+	}
+	return here, there
+}
+
+// spare are the beginnings of ranges where we look for room: seldom used, and in each of RFC 1918's, as a VPN often takes
+// one of these whole.
+var spare = [][2]byte{{10, 213}, {172, 31}, {192, 168}}
+
+// used tells whether p overlaps anything that this host or its engines use.
+func used(p netip.Prefix, host hostFacts, subnets []Subnet) bool {
+	return len(routes.Clashes(p, host.table)) > 0 ||
+		slices.ContainsFunc(host.links, func(l platform.Link) bool { return l.Prefix.Masked().Overlaps(p) }) ||
+		slices.ContainsFunc(host.nameservers, p.Contains) ||
+		slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Overlaps(p) })
+}
+
 // free is a /24 that overlaps nothing that this host or its engines use. ok is false when no private range has room.
 func free(host hostFacts, subnets []Subnet) (p netip.Prefix, ok bool) {
 	for i := range 256 {
-		for _, start := range [][2]byte{{10, 213}, {172, 31}, {192, 168}} {
+		for _, start := range spare {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{start[0], start[1], byte(i), 0}), 24)
-			used := len(routes.Clashes(p, host.table)) > 0 ||
-				slices.ContainsFunc(host.links, func(l platform.Link) bool { return l.Prefix.Masked().Overlaps(p) }) ||
-				slices.ContainsFunc(host.nameservers, p.Contains) ||
-				slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Overlaps(p) })
-			if !used {
+			if !used(p, host, subnets) {
 				return p, true
 			}
 		}
@@ -201,5 +265,25 @@ func remedy(network string, p netip.Prefix) string {
 	if network == "bridge" {
 		return fmt.Sprintf("{\"bip\": \"%v/%d\"} in the engine's daemon.json", p.Addr().Next(), p.Bits())
 	}
+	if !plain(network) { // no quotes make a stranger's text safe in every shell
+		network = "NAME"
+	}
 	return fmt.Sprintf("docker network create --subnet %v %s", p, network)
+}
+
+// shown is a name that a stranger chose, fit for a line of text: as it is where it is plain, else quoted and cut.
+func shown(name string) string {
+	if plain(name) {
+		return name
+	}
+	if len(name) > 64 {
+		name = name[:64] + "..."
+	}
+	return strconv.QuoteToASCII(name)
+}
+
+// plain tells whether a name is like those that Docker takes: harmless in a terminal and as a word in any shell.
+func plain(name string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	return name != "" && len(name) <= 128 && name[0] != '-' && strings.Trim(name, letters) == ""
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,6 +88,9 @@ func FromFile(path string, asked bool) (Source, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !asked {
 		return func(Key) ([]string, bool) { return nil, false }, nil
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("reading the config file: %w", err)
 	}
 	if err != nil {
 		return nil, usage("write one with: fairlead config init", "reading the config file: %w", err)
@@ -204,6 +208,7 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 		if c.DNSListen, err = netip.ParseAddrPort(v); err != nil {
 			return c, usage("an address is written: --dns-listen 127.0.0.1:55353", "dns-listen %q is no ADDR:PORT", v)
 		}
+		c.DNSListen = netip.AddrPortFrom(c.DNSListen.Addr().Unmap(), c.DNSListen.Port())
 		if c.DNSListen.Addr().IsUnspecified() {
 			return c, usage("choose a loopback address: --dns-listen 127.0.0.1:55353", "dns-listen %s would serve everybody on every network", v)
 		}
@@ -218,6 +223,11 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 			return c, usage("a prefix is written: --allow-subnet 100.64.0.0/10", "allow-subnet %q is no prefix", v)
 		}
 		c.Allow = append(c.Allow, p.Masked())
+	}
+	for _, name := range []string{"state-dir", "control"} {
+		if one(name) == "" {
+			return c, usage("leave it out for the default, or write: --"+name+" PATH", "%s is empty", name)
+		}
 	}
 	if c.StateDir, err = filepath.Abs(one("state-dir")); err != nil {
 		return c, err
@@ -235,14 +245,16 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool)) ([]EngineConfig, error) {
 	certs := ""
 	if len(urls) == 0 {
-		url := platform.DefaultEngine
+		host := platform.DefaultEngine
 		if v, ok := dockerEnv("DOCKER_HOST"); ok && v != "" {
-			url = v
+			host = v
 			if verify, _ := dockerEnv("DOCKER_TLS_VERIFY"); verify != "" {
-				certs, _ = dockerEnv("DOCKER_CERT_PATH")
+				if certs, _ = dockerEnv("DOCKER_CERT_PATH"); certs == "" && strings.HasPrefix(host, "tcp:") {
+					return nil, usage("say where ca.pem, cert.pem and key.pem are: export DOCKER_CERT_PATH=DIR", "DOCKER_TLS_VERIFY asks for TLS, and DOCKER_CERT_PATH is not set")
+				}
 			}
 		}
-		urls = []string{url}
+		urls = []string{host}
 	}
 	var engines []EngineConfig
 	for _, u := range urls {
@@ -250,7 +262,7 @@ func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool))
 		if err != nil {
 			return nil, usage("an engine is written: --engine dev=tcp://192.168.99.100:2376", "%w", err)
 		}
-		if ep.Certs == "" {
+		if ep.Certs == "" && strings.HasPrefix(ep.URL, "tcp:") {
 			ep.Certs = certs
 		}
 		ep.Name = strings.ToLower(ep.Name)
@@ -272,9 +284,11 @@ func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool))
 		switch where {
 		case "auto", "native", "tunnel":
 		default:
-			if _, err := netip.ParseAddr(where); err != nil {
+			via, err := netip.ParseAddr(where)
+			if err != nil {
 				return nil, usage("a gateway is written: --gateway 192.168.99.100", "gateway %q is neither an address nor auto, native or tunnel", where)
 			}
+			where = via.Unmap().String()
 		}
 		found := false
 		for i := range engines {
@@ -313,11 +327,11 @@ func Sample() string {
 func (c Config) Settings() map[string]any {
 	var engines, gateways, allow []string
 	for _, e := range c.Engines {
-		url := e.URL
+		at := e.URL
 		if e.Certs != "" {
-			url += "?certs=" + e.Certs
+			at += "?certs=" + strings.ReplaceAll(url.QueryEscape(e.Certs), "%2F", "/")
 		}
-		engines = append(engines, e.Name+"="+url)
+		engines = append(engines, e.Name+"="+at)
 		gateways = append(gateways, e.Name+"="+e.Gateway)
 	}
 	for _, p := range c.Allow {

@@ -76,7 +76,9 @@ func (a *Agent) settled() bool {
 		if w.err == nil && !w.listed {
 			return false
 		}
-		if _, needed := a.admission(w); needed && w.up && !w.pilot.open && w.pilot.err == nil && w.pilot.report.Error == "" {
+		adm, needed := a.admission(w)
+		idle := w.tunnel != nil && len(adm.Subnets) == 0
+		if needed && !idle && w.up && !w.pilot.open && w.pilot.err == nil && w.pilot.report.Error == "" {
 			return false
 		}
 	}

@@ -102,7 +102,8 @@ func writeFile(path string, b []byte) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".journal-*")
+	// Always the same name: what a crash leaves is used up by the next writing. The lock lets nobody else write.
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/platform/tunnel"
 	"github.com/fairlead-dev/fairlead/resolver"
 	"github.com/fairlead-dev/fairlead/routes"
 )
@@ -40,6 +41,7 @@ type Agent struct {
 	method    resolver.Method
 	methodWhy string
 
+	asking   asking
 	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
 
 	mu       sync.Mutex // guards what is below, and the journal
@@ -74,12 +76,15 @@ type watched struct {
 	changed    map[string]bool // containers whose names the next pass has to look at
 	reach      platform.Reach
 	pilot      pilotState
+	tunnel     *tunnel.Tunnel // while one is up
+	peer       netip.Addr     // the VM's end of it
+	closed     string         // why the VM cannot be opened for packets that come by its address
 }
 
 // open prepares an Agent: state folder, lock, journal. Nothing of the host is changed.
 func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
-	if err := platform.Privileged(); err != nil {
-		return nil, &Problem{Code: ExitNotPermitted, Err: err, Hint: asRoot()}
+	if err := permitted(); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state folder: %w", err)
@@ -106,28 +111,40 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	return a, nil
 }
 
+func permitted() error {
+	if err := platform.Privileged(); err != nil {
+		return &Problem{Code: ExitNotPermitted, Err: err, Hint: asRoot()}
+	}
+	return nil
+}
+
 // Run is the agent: it keeps this host in step with the engines until ctx ends, then takes back all it made. ready is
 // called when names are served and the control endpoint answers.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func()) error {
+	if err := permitted(); err != nil {
+		return err
+	}
+	method, why, err := resolver.Detect(ctx, cfg.Resolver)
+	if err != nil {
+		return err
+	}
+	listen := cfg.DNSListen
+	if !listen.IsValid() {
+		listen = resolver.DefaultListen(method)
+	}
+	if _, err := resolver.Render(method, resolver.Want{Domains: cfg.Domains, Server: listen}); err != nil {
+		return &Problem{Code: ExitUsage, Err: err, Hint: "choose another --resolver or --dns-listen"}
+	}
 	a, err := open(cfg, log, version)
 	if err != nil {
 		return err
 	}
 	defer a.unlock()
-	if a.method, a.methodWhy, err = resolver.Detect(ctx, cfg.Resolver); err != nil {
-		return err
-	}
-	listen := cfg.DNSListen
-	if !listen.IsValid() {
-		listen = resolver.DefaultListen(a.method)
-	}
-	if _, err := resolver.Render(a.method, resolver.Want{Domains: cfg.Domains, Server: listen}); err != nil {
-		return &Problem{Code: ExitUsage, Err: err, Hint: "choose another --resolver or --dns-listen"}
-	}
+	a.method, a.methodWhy = method, why
 	if a.server, err = dnsserver.Listen(listen); err != nil {
 		return fmt.Errorf("serving DNS: %w", err)
 	}
-	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr()})
+	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr(), Unknown: a.unknown})
 	control, err := platform.ListenControl(cfg.Control)
 	if err != nil {
 		closed, cancel := context.WithCancel(ctx)
@@ -237,6 +254,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	case u.Info != nil:
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
+		w.closed = "" // its VM may be another by now
 	}
 	d := dirty{}
 	if u.Networks != nil {
@@ -322,24 +340,29 @@ func (a *Agent) reachability() string {
 	return s
 }
 
-// planRoutes decides anew about every subnet.
-func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
-	var host hostFacts
-	var err error
+// look reads this host's facts.
+func (a *Agent) look() (host hostFacts, err error) {
 	if host.links, err = platform.Links(); err != nil {
-		return routes.Plan{}, host, err
+		return host, err
 	}
 	if host.table, err = routes.List(); err != nil {
-		return routes.Plan{}, host, err
+		return host, err
 	}
 	host.nameservers, host.owned = platform.Nameservers(), a.journal.routes()
+	return host, nil
+}
 
+// planRoutes decides anew about every subnet.
+func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
+	host, err := a.look()
+	if err != nil {
+		return routes.Plan{}, host, err
+	}
 	var views []view
-	var want []routes.Route
 	for _, w := range a.engines {
 		v := view{name: w.cfg.Name, listed: w.listed, networks: w.networks}
 		if w.listed {
-			reach := platform.Decide(w.facts(), host.links)
+			reach := w.reachable(host.links)
 			if reach != w.reach {
 				a.log.Info("reach", "engine", w.cfg.Name, "kind", reach.Kind, "via", reach.Via, "dev", reach.Dev, "why", reach.Why)
 			}
@@ -347,7 +370,7 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 		} else {
 			for _, r := range a.journal.doc.Routes {
 				if r.Engine == w.cfg.Name {
-					want = append(want, r.Route)
+					v.carried = append(v.carried, r.Route)
 				}
 			}
 		}
@@ -355,15 +378,35 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 		views = append(views, v)
 	}
 	if a.paused {
-		views, want = nil, nil
+		views = nil
 	}
 	a.subnets = compile(a.cfg.Allow, host, views)
+	var want []routes.Route
 	for _, s := range a.subnets {
 		if s.State == Wanted {
 			want = append(want, s.Route)
 		}
 	}
 	return routes.Diff(want, host.owned, host.table), host, nil
+}
+
+// reachable is how packets get to the engine's containers now: what Decide says, unless the VM cannot be opened for that.
+func (w *watched) reachable(links []platform.Link) platform.Reach {
+	r := platform.Decide(w.facts(), links)
+	if r.Kind == platform.Gateway && w.closed != "" && w.cfg.Gateway == "auto" {
+		r = platform.Reach{Kind: platform.Tunnel, Why: "its VM cannot be opened for packets from here: " + w.closed}
+	}
+	if r.Kind == platform.Tunnel && w.tunnel != nil {
+		r.Dev, r.Via = w.tunnel.Dev(), w.peer
+		for _, a := range w.tunnel.Addrs() {
+			if a.Is4() {
+				r.Source = a
+			} else {
+				r.Source6 = a
+			}
+		}
+	}
+	return r
 }
 
 func (w *watched) facts() platform.EngineFacts {
@@ -523,7 +566,7 @@ func (a *Agent) place(w *watched) place {
 			open = append(open, s.Prefix)
 		}
 	}
-	if w.reach.Kind == platform.Gateway {
+	if w.pilot.open {
 		at.vm = w.reach.Via
 	}
 	at.reachable = func(a netip.Addr) bool {

@@ -70,7 +70,7 @@ func claims(at place, c engine.Container) []claim {
 		}
 		add(c.Name+"."+e.Network, byNetwork, c.ID, here)
 		for _, alias := range e.Aliases {
-			if !strings.HasPrefix(c.ID, alias) { // older engines put the short id among them
+			if len(alias) != 12 || !strings.HasPrefix(c.ID, alias) { // older engines put the short id among them
 				add(alias, byAlias, e.NetworkID, here)
 			}
 		}

@@ -59,7 +59,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 		a.mu.Lock()
 		want, needed := a.admission(w)
 		a.mu.Unlock()
-		if !w.up || !needed {
+		if !w.up || !needed || w.reach.Kind == platform.Tunnel {
 			continue
 		}
 		pctx, cancel := context.WithTimeout(ctx, pilotTimeout)
@@ -118,7 +118,7 @@ func (a *Agent) target(n Subnet) (addr netip.Addr, sure bool) {
 		}
 		for _, net := range w.networks {
 			for _, g := range net.Gateways {
-				if net.Name == n.Network && n.Prefix.Contains(g) {
+				if shown(net.Name) == n.Network && n.Prefix.Contains(g) {
 					return g, true
 				}
 			}
@@ -208,8 +208,9 @@ func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
 func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {
 	a.piloting.Lock()
 	defer a.piloting.Unlock()
+	instance := a.instance()
 	a.mu.Lock()
-	pilots, instance := slices.Clone(a.journal.doc.Pilots), a.journal.doc.Instance
+	pilots := slices.Clone(a.journal.doc.Pilots)
 	a.mu.Unlock()
 	for _, ep := range pilots {
 		what := "forwarding in the VM of engine " + ep.Name

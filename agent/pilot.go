@@ -28,69 +28,76 @@ const (
 	pilotBackoffMax = 15 * time.Second
 )
 
-// admission is what the VM of w is to let through; needed is false where the VM has nothing to open.
+// admission is what the VM of w is to let through; needed is false where the VM has nothing to open and no tunnel to hold.
 func (a *Agent) admission(w *watched) (adm tunnel.Admission, needed bool) {
 	adm = tunnel.Admission{Tag: a.journal.doc.Instance}
-	if a.paused || w.reach.Kind != platform.Gateway {
+	if a.paused || w.reach.Kind != platform.Gateway && w.reach.Kind != platform.Tunnel {
 		return adm, false
 	}
-	adm.Sources = []netip.Addr{w.reach.Source}
 	for _, s := range a.subnets {
 		if s.Engine == w.cfg.Name && (s.State == Wanted || s.State == Installed || s.State == Foreign) {
 			adm.Subnets = append(adm.Subnets, s.Prefix)
 		}
 	}
-	return adm, len(adm.Subnets) > 0
+	for _, source := range []netip.Addr{w.reach.Source, w.reach.Source6} {
+		// A VM need not forward an IP version that none of its subnets has.
+		if slices.ContainsFunc(adm.Subnets, func(p netip.Prefix) bool { return p.Addr().Is4() == source.Is4() }) && source.IsValid() {
+			adm.Sources = append(adm.Sources, source)
+		}
+	}
+	return adm, len(adm.Subnets) > 0 || w.reach.Kind == platform.Tunnel
 }
 
-// keepPilot holds the VM's forwarding open for as long as it is wanted: it starts the pilot, tells it what to admit, and
-// starts it again when its stream ends.
+// keepPilot holds the VM open for as long as it is wanted: it starts the pilot, has it hold the other end of a tunnel where
+// one is needed, tells it what to admit, and starts it again when its stream ends.
 func (a *Agent) keepPilot(ctx context.Context, w *watched) {
-	var lease *tunnel.Lease
-	var admitted tunnel.Admission
+	var p pilot
 	pause := pilotBackoffMin
-	defer func() {
-		if lease != nil {
-			lease.Close()
-		}
-	}()
-	for ctx.Err() == nil {
+	defer func() { p.close() }()
+	for tries := 0; ctx.Err() == nil; {
 		a.piloting.RLock()
 		a.mu.Lock()
 		want, needed := a.admission(w)
-		up := w.up
+		kind, up := w.reach.Kind, w.up
 		a.mu.Unlock()
 
-		var retry <-chan time.Time
 		var err error
 		switch {
-		case !needed && lease != nil:
-			lease.Close()
-			lease, admitted = nil, tunnel.Admission{}
+		case p.lease != nil && (!needed || kind != p.kind):
+			p.close()
+			p = pilot{}
 			err = a.dropPilot(ctx, w)
 			a.reported(w, pilotState{err: err})
-		case !needed || !up && lease == nil:
-		case lease == nil:
-			if lease, err = a.startPilot(ctx, w, want); err == nil {
-				pause = pilotBackoffMin
-				admitted = want
+			poke(w.kick)
+		case !needed || !up && p.lease == nil:
+		case p.lease == nil:
+			p, err = a.startPilot(ctx, w, kind, tries)
+			tries++
+			if err == nil {
+				tries, pause = 0, pilotBackoffMin
 			}
-		case !reflect.DeepEqual(want, admitted):
-			if err = a.admit(ctx, w, lease, want); err == nil {
-				admitted = want
+			poke(w.kick)
+		case len(want.Subnets) > 0 && !reflect.DeepEqual(want, p.admitted):
+			if err = a.admit(ctx, w, p.lease, want); err == nil {
+				p.admitted = want
 			}
 		}
 		a.piloting.RUnlock()
+
+		var retry <-chan time.Time
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("pilot", "engine", w.cfg.Name, "err", err)
 			retry = time.After(pause)
 			pause = min(2*pause, pilotBackoffMax)
+			select { // what was poked above waits for the pause, too
+			case <-w.kick:
+			default:
+			}
 		}
-
 		var done <-chan struct{}
 		var reports <-chan tunnel.Report
-		if lease != nil {
-			done, reports = lease.Done(), lease.Reports()
+		if p.lease != nil {
+			done, reports = p.lease.Done(), p.lease.Reports()
 		}
 		select {
 		case <-ctx.Done():
@@ -99,39 +106,100 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 		case r := <-reports:
 			a.reported(w, pilotState{open: r.Open, report: r})
 		case <-done:
-			// The names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
-			a.log.Warn("pilot lost", "engine", w.cfg.Name, "err", lease.Err())
-			lease, admitted = nil, tunnel.Admission{}
+			// Without a tunnel the names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
+			a.log.Warn("pilot lost", "engine", w.cfg.Name, "err", p.lease.Err())
+			p.close()
+			p = pilot{}
+			a.tunnelled(w, nil, netip.Addr{})
 			poke(w.kick)
 		}
 	}
+	a.tunnelled(w, nil, netip.Addr{})
 }
 
-func (a *Agent) startPilot(ctx context.Context, w *watched, want tunnel.Admission) (*tunnel.Lease, error) {
-	stream, err := func() (*tunnel.Lease, error) {
-		if err := a.journalPilot(w); err != nil {
-			return nil, err
-		}
-		start, cancel := context.WithTimeout(ctx, pilotTimeout)
-		defer cancel()
-		stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: want.Tag, Args: []string{"lead"}})
+// pilot is one that runs, as its keeper sees it.
+type pilot struct {
+	kind     platform.Kind
+	lease    *tunnel.Lease
+	tunnel   *tunnel.Tunnel // for the kind Tunnel
+	admitted tunnel.Admission
+}
+
+func (p pilot) close() {
+	if p.tunnel != nil {
+		p.tunnel.Close()
+	}
+	if p.lease != nil {
+		p.lease.Close()
+	}
+}
+
+// startPilot starts a pilot and, for a tunnel, brings that up. tries tells how often that failed before.
+func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, tries int) (p pilot, err error) {
+	defer func() {
 		if err != nil {
-			return nil, err
+			p.close()
+			p = pilot{}
+			if ctx.Err() == nil {
+				a.reported(w, pilotState{err: err})
+			}
 		}
-		return tunnel.Lead(ctx, stream), nil
 	}()
-	if err == nil {
-		if err = a.admit(ctx, w, stream, want); err != nil {
-			stream.Close()
-		}
+	if err := a.journalPilot(w); err != nil {
+		return p, err
 	}
+	start, cancel := context.WithTimeout(ctx, pilotTimeout)
+	defer cancel()
+	instance := a.instance()
+	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: kind == platform.Tunnel})
 	if err != nil {
-		if ctx.Err() == nil {
-			a.reported(w, pilotState{err: err})
-		}
-		return nil, err
+		return p, err
 	}
-	return stream, nil
+	p.kind, p.lease = kind, tunnel.Lead(ctx, stream)
+	if kind != platform.Tunnel {
+		return p, nil
+	}
+	link, err := a.link(instance, tries)
+	if err != nil {
+		return p, err
+	}
+	if p.tunnel, err = p.lease.Tunnel(start, link); err != nil {
+		return p, err
+	}
+	a.log.Info("tunnel", "engine", w.cfg.Name, "dev", p.tunnel.Dev(), "addrs", p.tunnel.Addrs(), "lacks", p.tunnel.Lacks())
+	a.tunnelled(w, p.tunnel, link.Pilot[0])
+	return p, nil
+}
+
+// link chooses addresses for a new tunnel.
+func (a *Agent) link(instance string, tries int) (tunnel.Link, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	host, err := a.look()
+	if err != nil {
+		return tunnel.Link{}, err
+	}
+	here, there := freeLink(host, a.subnets, tries)
+	if !here[0].IsValid() {
+		return tunnel.Link{}, errors.New("no private range has room for a tunnel's addresses")
+	}
+	return tunnel.Link{Tag: instance, Host: here[:], Pilot: there[:]}, nil
+}
+
+// tunnelled notes the tunnel that is up, or that none is.
+func (a *Agent) tunnelled(w *watched, t *tunnel.Tunnel, peer netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w.tunnel != t {
+		w.tunnel, w.peer = t, peer
+		a.markLocked(dirty{routes: true})
+	}
+}
+
+func (a *Agent) instance() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.journal.doc.Instance
 }
 
 // journalPilot notes that the VM may have something of ours, before it has.
@@ -160,15 +228,15 @@ func (a *Agent) reported(w *watched, s pilotState) {
 	defer a.mu.Unlock()
 	changed := w.pilot.open != s.open
 	w.pilot = s
-	a.markLocked(dirty{names: changed})
+	if w.reach.Kind == platform.Gateway && s.report.Error != "" && !s.open {
+		w.closed = oneLine(s.report.Error) // another way is tried until the engine is connected to anew
+	}
+	a.markLocked(dirty{names: changed, routes: w.closed != ""})
 }
 
 // dropPilot ends a pilot that is no longer wanted.
 func (a *Agent) dropPilot(ctx context.Context, w *watched) error {
-	a.mu.Lock()
-	instance := a.journal.doc.Instance
-	a.mu.Unlock()
-	if err := w.eng.RemovePilot(ctx, instance); err != nil {
+	if err := w.eng.RemovePilot(ctx, a.instance()); err != nil {
 		return err
 	}
 	a.mu.Lock()

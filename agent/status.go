@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -40,6 +41,7 @@ type EngineStatus struct {
 	Info       engine.Info    `json:"info"`
 	Reach      platform.Reach `json:"reach"`
 	Pilot      *PilotStatus   `json:"pilot,omitempty"` // where the VM has something to open
+	Tunnel     *TunnelStatus  `json:"tunnel,omitempty"`
 	Networks   int            `json:"networks"`
 	Containers int            `json:"containers"`
 }
@@ -48,6 +50,12 @@ type EngineStatus struct {
 type PilotStatus struct {
 	tunnel.Report
 	Error string `json:"error,omitempty"` // of the pilot itself, or else what it reports
+}
+
+// TunnelStatus is what went through an engine's tunnel.
+type TunnelStatus struct {
+	Dev   string       `json:"dev"`
+	Stats tunnel.Stats `json:"stats"`
 }
 
 // ResolverStatus is how the OS is told to ask us.
@@ -91,8 +99,8 @@ func (a *Agent) Status() Status {
 
 func (a *Agent) status() Status {
 	s := Status{
-		Schema: statusSchema, Version: a.version, Paused: a.paused, Subnets: slices.Clone(a.subnets), Problems: slices.Clone(a.problems),
-		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.cfg.Domains, Entries: a.entries, Blocked: a.blocked},
+		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Subnets: list(a.subnets), Losers: []Loser{}, Problems: list(a.problems),
+		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.cfg.Domains, Entries: list(a.entries), Blocked: list(a.blocked)},
 	}
 	for _, w := range a.engines {
 		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
@@ -106,6 +114,9 @@ func (a *Agent) status() Status {
 			if w.pilot.err != nil {
 				e.Pilot.Error = oneLine(w.pilot.err.Error())
 			}
+		}
+		if w.tunnel != nil {
+			e.Tunnel = &TunnelStatus{Dev: w.tunnel.Dev(), Stats: w.tunnel.Stats()}
 		}
 		s.Engines = append(s.Engines, e)
 	}
@@ -160,12 +171,12 @@ func (a *Agent) Names() []Name {
 			c, w := a.container(o)
 			out.Engine = w.cfg.Name
 			r = a.names.names[n][o].rank
-			out.Containers = append(out.Containers, c.Name)
+			out.Containers = append(out.Containers, shown(c.Name))
 			for _, e := range c.Endpoints {
-				out.Networks = append(out.Networks, e.Network)
+				out.Networks = append(out.Networks, shown(e.Network))
 			}
 			for _, p := range c.Ports {
-				out.Ports = append(out.Ports, fmt.Sprintf("%d/%s", p.Number, p.Proto))
+				out.Ports = append(out.Ports, fmt.Sprintf("%d/%s", p.Number, shown(p.Proto)))
 			}
 		}
 		out.Networks, out.Ports = unique(out.Networks), unique(out.Ports)
@@ -187,8 +198,11 @@ func (a *Agent) Names() []Name {
 
 func unique(s []string) []string {
 	slices.Sort(s)
-	return slices.Compact(s)
+	return list(slices.Compact(s))
 }
+
+// list is a copy of s that JSON shows as a list even when it is empty.
+func list[T any](s []T) []T { return append([]T{}, s...) }
 
 // container finds the container behind an owner of names.
 func (a *Agent) container(o string) (engine.Container, *watched) {
@@ -204,9 +218,17 @@ func (a *Agent) container(o string) (engine.Container, *watched) {
 func (a *Agent) containerName(o string) string {
 	c, w := a.container(o)
 	if len(a.engines) > 1 {
-		return c.Name + " (" + w.cfg.Name + ")"
+		return shown(c.Name) + " (" + w.cfg.Name + ")"
 	}
-	return c.Name
+	return shown(c.Name)
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine makes a text that holds strangers' words fit for one line of a terminal: no line breaks, no escapes.
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+			return -1
+		}
+		return r
+	}, s)), " ")
+}

@@ -2,20 +2,16 @@ package dnsserver
 
 import (
 	"encoding/binary"
-	"net/netip"
+	"slices"
 
 	"github.com/miekg/dns"
 )
 
-// ednsSize is the largest UDP reply that we send or ask for, in bytes: it crosses any path unfragmented (DNS flag day 2020).
+// ednsSize is the largest UDP message that we send or ask for, in bytes: it crosses any path unfragmented (DNS flag day 2020).
 const ednsSize = 1232
 
-// wire answers one message as it came off a socket. It returns nil where silence is the answer: to what is too short
-// to be a message, and to replies, lest two servers keep each other talking. The result may use the space of buf.
-func (z *Zone) wire(msg, buf []byte, udp bool) []byte {
-	if len(msg) < headerSize {
-		return nil
-	}
+// slow answers any message that is long enough to be one, nil when there is to be no reply. The result may use the space of buf.
+func (z *Zone) slow(msg, buf []byte, udp bool) []byte {
 	var req dns.Msg
 	questions := binary.BigEndian.Uint16(msg[4:]) // Unpack takes as many as there are, whatever the header says
 	if err := req.Unpack(msg); err != nil || questions != 1 {
@@ -31,8 +27,6 @@ func (z *Zone) wire(msg, buf []byte, udp bool) []byte {
 	}
 	return out
 }
-
-const headerSize = 12 // RFC 1035, 4.1.1
 
 // answer gives the reply to one request, nil when there is to be none. It touches nothing but the zone.
 func (z *Zone) answer(req *dns.Msg, udp bool) *dns.Msg {
@@ -66,16 +60,21 @@ func (z *Zone) answer(req *dns.Msg, udp bool) *dns.Msg {
 		own.SetDo(opt.Do()) // RFC 3225, 3
 		m.Extra = []dns.RR{own}
 		if udp {
-			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), ednsSize)
+			size = replyLimit(opt.UDPSize())
 		}
 	}
 	if opt != nil && opt.Version() != 0 {
 		m.Rcode = dns.RcodeBadVers
 	} else {
-		z.resolve(m, req.Question[0])
+		z.resolve(m, req.Question[0], size)
 	}
 	m.Truncate(size)
 	return m
+}
+
+// replyLimit is how large a UDP reply may be for a client that says how much it takes.
+func replyLimit(says uint16) int {
+	return min(max(int(says), dns.MinMsgSize), ednsSize)
 }
 
 // edns finds the request's OPT record; false means that the request has two, or one that is not the root's.
@@ -93,51 +92,75 @@ func edns(req *dns.Msg) (opt *dns.OPT, ok bool) {
 	return opt, true
 }
 
-// resolve fills in rcode, aa, answer and authority. Owner names keep the case of the question.
-func (z *Zone) resolve(m *dns.Msg, q dns.Question) {
-	name := canonical(q.Name)
-	d := z.domainOf(name)
-	if d == nil || q.Qclass != dns.ClassINET || q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR {
+// resolve fills in rcode, aa, answer, authority, and what fits of the additional section. Owner names keep the case of the question.
+func (z *Zone) resolve(m *dns.Msg, q dns.Question, size int) {
+	t := z.table.Load()
+	name := wireName(q.Name)
+	n, exact := t.lookup(name, hashOf(name))
+	if n == nil || q.Qclass != dns.ClassINET || q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR {
 		m.Rcode = dns.RcodeRefused
 		return
 	}
 	m.Authoritative = true
-	r, exists, serial := z.find(name)
+	exists, atApex := exact || n.flags&wildcard != 0, exact && n.isApex()
 	if !exists {
 		m.Rcode = dns.RcodeNameError
 	}
-	atApex := name == d.apex
-	header := func(rrtype uint16) dns.RR_Header {
-		return dns.RR_Header{Name: q.Name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: z.ttl}
-	}
+	apex, _, _ := dns.UnpackDomainName(name, len(name)-int(n.apex))
+	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: z.ttl}
 	switch {
-	case q.Qtype == dns.TypeA, q.Qtype == dns.TypeAAAA:
-		m.Answer = addrRRs(header(q.Qtype), r)
-	case q.Qtype == dns.TypeANY && (atApex || len(r.addrs) > 0):
-		m.Answer = []dns.RR{&dns.HINFO{Hdr: header(dns.TypeHINFO), Cpu: "RFC8482"}} // RFC 8482, 4.2
+	case q.Qtype == dns.TypeANY && (atApex || exists && len(n.rrs()) > 0):
+		header.Rrtype = dns.TypeHINFO
+		m.Answer = []dns.RR{&dns.HINFO{Hdr: header, Cpu: "RFC8482"}} // RFC 8482, 4.2
 	case q.Qtype == dns.TypeNS && atApex:
-		m.Answer = []dns.RR{&dns.NS{Hdr: header(q.Qtype), Ns: d.ns + "."}}
+		m.Answer = []dns.RR{&dns.NS{Hdr: header, Ns: "ns." + apex}}
 	case q.Qtype == dns.TypeSOA && atApex:
-		m.Answer = []dns.RR{z.soa(d, q.Name, serial)}
+		m.Answer = []dns.RR{z.soa(q.Name, apex)}
+	case exists:
+		m.Answer = n.unpack(q.Name, q.Qtype)
 	}
 	if len(m.Answer) == 0 {
-		m.Ns = []dns.RR{z.soa(d, d.apex+".", serial)} // says how long the "no" may be kept: RFC 2308, 3
+		m.Ns = []dns.RR{z.soa(apex, apex)} // says how long the "no" may be kept: RFC 2308, 3
+	}
+	if q.Qtype == dns.TypeSRV {
+		whole := m.Copy()
+		whole.Extra = append(whole.Extra, t.targets(m.Answer)...)
+		whole.Compress = true
+		if whole.Len() <= size { // else left out without TC: RFC 2181, 9
+			m.Extra = whole.Extra
+		}
 	}
 }
 
-// addrRRs gives the A or AAAA records of r, whichever type h has.
-func addrRRs(h dns.RR_Header, r *record) []dns.RR {
-	first, then := r.rotated(h.Rrtype == dns.TypeAAAA)
-	if len(first) == 0 {
-		return nil
+// targets gives the addresses of SRV records' targets (RFC 2782), as far as the zone knows them.
+func (t *table) targets(srvs []dns.RR) (rrs []dns.RR) {
+	var seen []string
+	for _, rr := range srvs {
+		target := rr.(*dns.SRV).Target
+		if slices.Contains(seen, target) {
+			continue
+		}
+		seen = append(seen, target)
+		name := wireName(target)
+		if n, exact := t.lookup(name, hashOf(name)); n != nil && (exact || n.flags&wildcard != 0) {
+			rrs = append(append(rrs, n.unpack(target, typeA)...), n.unpack(target, typeAAAA)...)
+		}
 	}
-	rrs := make([]dns.RR, 0, len(first)+len(then))
-	for _, run := range [2][]netip.Addr{first, then} {
-		for _, addr := range run {
-			if addr.Is4() {
-				rrs = append(rrs, &dns.A{Hdr: h, A: addr.AsSlice()})
-			} else {
-				rrs = append(rrs, &dns.AAAA{Hdr: h, AAAA: addr.AsSlice()})
+	return rrs
+}
+
+// unpack gives the records of one type, owned by owner.
+func (n *node) unpack(owner string, rrtype uint16) (rrs []dns.RR) {
+	whole, count := n.run(rrtype)
+	first, then := n.rotate(rrtype, whole, count)
+	for _, run := range [2][]byte{first, then} {
+		for ; len(run) > 0; run = run[rrSize(run):] {
+			h := dns.RR_Header{
+				Name: owner, Rrtype: rrtype, Class: dns.ClassINET,
+				Ttl: binary.BigEndian.Uint32(run[6:]), Rdlength: binary.BigEndian.Uint16(run[10:]),
+			}
+			if rr, _, err := dns.UnpackRRWithHeader(h, run[:rrSize(run)], rrHeader); err == nil {
+				rrs = append(rrs, rr)
 			}
 		}
 	}
@@ -146,10 +169,33 @@ func addrRRs(h dns.RR_Header, r *record) []dns.RR {
 
 // soa is a domain's SOA record. Its TTL equals its minimum, the negative TTL; refresh, retry and expire are for secondaries,
 // of which there are none.
-func (z *Zone) soa(d *domain, owner string, serial uint32) *dns.SOA {
+func (z *Zone) soa(owner, apex string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: dns.RR_Header{Name: owner, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: z.negativeTTL},
-		Ns:  d.ns + ".", Mbox: "hostmaster." + d.apex + ".",
-		Serial: serial, Refresh: 3600, Retry: 600, Expire: 86400, Minttl: z.negativeTTL,
+		Ns:  "ns." + apex, Mbox: "hostmaster." + apex,
+		Serial: z.serial.Load(), Refresh: soaRefresh, Retry: soaRetry, Expire: soaExpire, Minttl: z.negativeTTL,
+	}
+}
+
+const soaRefresh, soaRetry, soaExpire = 3600, 600, 86400 // seconds
+
+// wireName gives a question's name in the form that names are compared in. A name that no message can carry is the root.
+func wireName(name string) []byte {
+	b := make([]byte, 256)
+	end, err := dns.PackDomainName(dns.Fqdn(name), b, 0, nil, false)
+	if err != nil {
+		return []byte{0}
+	}
+	b = b[:end]
+	lower(b)
+	return b
+}
+
+// lower makes ASCII lower-case. The length bytes of a wire name are below 'A' and stay.
+func lower(b []byte) {
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c | 0x20
+		}
 	}
 }

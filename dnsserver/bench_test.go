@@ -50,6 +50,41 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
+// BenchmarkAnswerBatch is the same as a busy Linux socket does it, many at a time; the time is that of one.
+func BenchmarkAnswerBatch(b *testing.B) {
+	for _, n := range []int{1_000, 100_000} {
+		z, questions := benchZone(b, n)
+		out := make([]byte, ednsSize)
+		queries := make([]query, 64)
+		b.Run(fmt.Sprintf("names=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if i%len(queries) != 0 {
+					continue
+				}
+				batch := questions[i%len(questions):][:len(queries)]
+				for j, msg := range batch {
+					queries[j].parse(msg, true)
+				}
+				z.seek(queries)
+				for j, msg := range batch {
+					z.reply(&queries[j], msg, out, true)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkSlow is what the unusual costs.
+func BenchmarkSlow(b *testing.B) {
+	z, questions := benchZone(b, 1_000)
+	out := make([]byte, ednsSize)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		z.slow(questions[i%len(questions)], out, true)
+	}
+}
+
 // BenchmarkAnswerParallel shows what readers cost each other.
 func BenchmarkAnswerParallel(b *testing.B) {
 	z, questions := benchZone(b, 1_000)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 // Server is the UDP and TCP socket of one address.
 type Server struct {
 	addr netip.AddrPort
-	udp  *net.UDPConn
+	udp  *udpSocket
 	tcp  *net.TCPListener
 	idle time.Duration
 }
@@ -52,7 +53,7 @@ func listen(addr netip.AddrPort) (*Server, error) {
 		return nil, bindError(err) // "listen tcp 127.0.0.1:53: bind: address already in use"
 	}
 	addr = netip.AddrPortFrom(addr.Addr(), uint16(tcp.Addr().(*net.TCPAddr).Port))
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	udp, err := listenUDP(addr)
 	if err != nil {
 		tcp.Close()
 		return nil, bindError(err)
@@ -78,7 +79,7 @@ func (e portTaken) Is(target error) bool { return target == syscall.EADDRINUSE }
 func (s *Server) Addr() netip.AddrPort { return s.addr }
 
 // Serve answers from z until ctx is done, then finishes the queries in hand, closes the sockets and returns nil, within about
-// a second. It returns an error when a socket fails for good. It may be called once; with a done ctx it only closes.
+// a second or the zone's Patience. It returns an error when a socket fails for good. It may be called once; with a done ctx it only closes.
 func (s *Server) Serve(ctx context.Context, z *Zone) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serveUDP(ctx, z) })
@@ -88,31 +89,6 @@ func (s *Server) Serve(ctx context.Context, z *Zone) error {
 
 // past as a deadline ends a read that waits, and leaves writes alone.
 var past = time.Unix(1, 0)
-
-func (s *Server) serveUDP(ctx context.Context, z *Zone) error {
-	defer s.udp.Close()
-	defer context.AfterFunc(ctx, func() { s.udp.SetReadDeadline(past) })()
-	in, out := make([]byte, 1<<16), make([]byte, ednsSize)
-	for failures := 0; ; {
-		n, from, err := s.udp.ReadFromUDPAddrPort(in)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if failures++; !tryAgain(ctx, err, failures) {
-				return fmt.Errorf("read udp %s: %w", s.addr, err)
-			}
-			continue
-		}
-		failures = 0
-		if !s.admits(from.Addr()) {
-			continue
-		}
-		if reply := z.wire(in[:n], out, true); reply != nil {
-			s.udp.WriteToUDPAddrPort(reply, from) // lost or not: over UDP the client asks again
-		}
-	}
-}
 
 func (s *Server) serveTCP(ctx context.Context, z *Zone) error {
 	defer context.AfterFunc(ctx, func() { s.tcp.SetDeadline(past) })()
@@ -140,12 +116,27 @@ func (s *Server) serveTCP(ctx context.Context, z *Zone) error {
 	}
 }
 
-// serveConn answers the queries of one connection in the order they come, however many are sent ahead.
+// serveConn answers the queries of one connection in the order they come, however many are sent ahead; only those that wait for
+// news of their name are overtaken (RFC 7766, 6.2.1.1).
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, z *Zone) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(past) })()
+	var writing sync.Mutex
+	var out []byte
+	write := func(reply []byte) error {
+		writing.Lock()
+		defer writing.Unlock()
+		out = append(binary.BigEndian.AppendUint16(out[:0], uint16(len(reply))), reply...)
+		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := conn.Write(out)
+		return err
+	}
+	waiting := waiters{send: func(reply []byte, _ netip.AddrPort) { write(reply) }}
+	defer waiting.Wait()
 	r := bufio.NewReader(conn)
-	var msg, out []byte
+	var msg []byte
+	var q query
+	buf := make([]byte, ednsSize)
 	for {
 		conn.SetReadDeadline(time.Now().Add(s.idle))
 		if ctx.Err() != nil { // asked after the deadline was set, which may have undone that of AfterFunc
@@ -159,13 +150,17 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, z *Zone) {
 		if _, err := io.ReadFull(r, msg); err != nil {
 			return
 		}
-		reply := z.wire(msg, nil, false)
+		q.parse(msg, false)
+		reply := z.reply(&q, msg, buf, false)
 		if reply == nil {
 			return // not a DNS client
 		}
-		out = append(binary.BigEndian.AppendUint16(out[:0], uint16(len(reply))), reply...)
-		conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if _, err := conn.Write(out); err != nil {
+		if denies(reply) {
+			if reply = z.settle(&waiting, &q, msg, reply, netip.AddrPort{}); reply == nil {
+				continue
+			}
+		}
+		if write(reply) != nil {
 			return
 		}
 	}

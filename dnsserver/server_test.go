@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,12 +27,18 @@ var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
 // testZone has web.docker and the 200 replicas of many.docker: too many for any UDP reply.
 func testZone() *Zone {
-	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Server: loopback.Addr()})
+	z := NewZone(ZoneConfig{Domains: []string{"docker", "17.172.in-addr.arpa", "d.f.ip6.arpa"}, Server: loopback.Addr()})
 	many := new(Record)
 	for i := range 200 {
 		many.Addrs = append(many.Addrs, netip.AddrFrom4([4]byte{172, 18, 0, byte(i)}))
 	}
-	z.Update(map[string]*Record{"web.docker": {Addrs: addrs("172.17.0.2 fd00::2")}, "many.docker": many})
+	z.Update(map[string]*Record{"web.docker": {Addrs: addrs("172.17.0.2 fd00::2"), TXT: []string{"v=1"}}, "many.docker": many})
+	z.Update(map[string]*Record{
+		"shop.docker":                               {Addrs: addrs("172.19.0.2"), Wildcard: true},
+		"_http._tcp.shop.docker":                    {SRV: []SRV{{Priority: 1, Weight: 2, Port: 80, Target: "shop.docker"}}},
+		"2.0.17.172.in-addr.arpa":                   {PTR: []string{"web.docker"}},
+		ReverseName(netip.MustParseAddr("fd00::2")): {PTR: []string{"web.docker"}},
+	})
 	return z
 }
 
@@ -194,6 +202,45 @@ func TestUDPSilence(t *testing.T) {
 	if err != nil || m.Id != req.Id {
 		t.Fatalf("%v\n%v", err, m)
 	}
+}
+
+// TestBursts: queries that come singly, in floods and after silence are all answered, each to its own sender.
+func TestBursts(t *testing.T) {
+	addr := serve(t, loopback, nil)
+	var clients sync.WaitGroup
+	for client := range 4 {
+		clients.Go(func() {
+			conn, err := dns.DialTimeout("udp", addr.String(), time.Second)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			rnd := rand.New(rand.NewPCG(uint64(client), 4))
+			for burst := range 200 {
+				conn.SetDeadline(time.Now().Add(20 * time.Second))
+				ids := make(map[uint16]bool)
+				for range 1 + rnd.IntN(1+rnd.IntN(40)) {
+					req := question("web.docker", dns.TypeA)
+					req.Id = uint16(client<<14 | burst<<6 | len(ids))
+					ids[req.Id] = true
+					if err := conn.WriteMsg(req); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				for len(ids) > 0 {
+					m, err := conn.ReadMsg()
+					if err != nil || !ids[m.Id] || len(m.Answer) != 1 {
+						t.Errorf("client %d, burst %d: %d replies missing: %v\n%v", client, burst, len(ids), err, m)
+						return
+					}
+					delete(ids, m.Id)
+				}
+			}
+		})
+	}
+	clients.Wait()
 }
 
 // TestServeEnds with clients of every mood connected: idle, in the midst of a query, not reading its replies.
@@ -395,6 +442,17 @@ func TestDig(t *testing.T) {
 		{"web.docker A +header-only", []string{"status: FORMERR"}, "172.17.0.2"},
 		{"many.docker A +ignore +noedns", []string{"flags: qr aa tc rd;"}, "ANSWER: 200"},
 		{"many.docker A", []string{"Truncated, retrying in TCP mode", "ANSWER: 200", "(TCP)"}, "WARNING: Message"},
+		{"web.docker TXT", []string{"status: NOERROR", "web.docker.\t\t1\tIN\tTXT\t\"v=1\""}, "WARNING: Message"},
+		{"-x 172.17.0.2", []string{"status: NOERROR", "2.0.17.172.in-addr.arpa. 1\tIN\tPTR\tweb.docker."}, "WARNING: Message"},
+		{"-x 172.17.0.3", []string{"status: NXDOMAIN", "17.172.in-addr.arpa.\t1\tIN\tSOA\tns.17.172.in-addr.arpa. hostmaster.17.172.in-addr.arpa."}, "WARNING: Message"},
+		{"-x fd00::2", []string{"status: NOERROR", "d.f.ip6.arpa. 1 IN PTR web.docker."}, "WARNING: Message"},
+		{"_http._tcp.shop.docker SRV", []string{"ANSWER: 1, AUTHORITY: 0, ADDITIONAL: 2", "SRV\t1 2 80 shop.docker.", "shop.docker.\t\t1\tIN\tA\t172.19.0.2"}, "WARNING: Message"},
+		{"any.SHOP.docker A +tcp", []string{"status: NOERROR", "any.SHOP.docker.\t1\tIN\tA\t172.19.0.2"}, "WARNING: Message"},
+		{"any.shop.docker AAAA", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1", "docker.\t\t\t1\tIN\tSOA\tns.docker. hostmaster.docker."}, "NXDOMAIN"},
+		{"_tcp.shop.docker A", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1"}, "172.19.0.2"},
+		{"x._tcp.shop.docker A", []string{"status: NXDOMAIN"}, "172.19.0.2"},
+		{"web.docker HTTPS", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1"}, "NXDOMAIN"},
+		{"web.docker A +cookie", []string{"status: NOERROR", "172.17.0.2"}, "WARNING: Message"},
 		{"web.docker A web.docker AAAA nope.docker A +tcp +keepopen", []string{"172.17.0.2", "fd00::2", "NXDOMAIN"}, "WARNING: Message"},
 	} {
 		args := slices.Concat([]string{"@" + addr.Addr().String(), "-p", strconv.Itoa(int(addr.Port())), "-r", "+tries=1", "+time=10", "+nocookie"}, strings.Fields(c.args))

@@ -6,12 +6,18 @@
 package dnsserver
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // ZoneConfig says what a zone is authoritative for.
@@ -26,40 +32,52 @@ type ZoneConfig struct {
 	// TTL is how long an answer may be kept, NegativeTTL how long the news that there is none. Zero means the default,
 	// 1 s for both; more than 5 s and 1 s is cut to that. Fractions of a second are dropped, so 1 ns means "do not keep".
 	TTL, NegativeTTL time.Duration
+
+	// Unknown, unless nil, is called before a name inside the domains is denied (NXDOMAIN): lower-case, without trailing dot,
+	// and one that Update could take. The name is looked up once more when Unknown returns or Patience has passed, zero
+	// meaning 250 ms; then its ctx ends. Queries for one name share a call, one that begins after they came. Other queries do
+	// not wait, and beyond 256 waiting ones a name is denied at once. Unknown has a goroutine of its own and may call Update.
+	Unknown  func(ctx context.Context, name string)
+	Patience time.Duration
 }
 
-// Record is what one name answers.
+// Record is what one name answers. Its slices are sets, order means nothing.
 type Record struct {
-	Addrs []netip.Addr // IPv4 ones are A records, IPv6 ones AAAA; a set, order means nothing
+	Addrs []netip.Addr // IPv4 ones are A records, IPv6 ones AAAA
+	PTR   []string     // names of a reverse name; those that fail ValidName are left out
+	SRV   []SRV
+	TXT   []string // one record each; what is longer than 255 bytes goes in several strings, above 65,000 it is left out
+
+	// TTL is how long the answer may be kept; as in ZoneConfig, but zero means the zone's.
+	TTL time.Duration
+
+	// Wildcard makes the record also that of every name below whose nearest existing name above is this one (RFC 4592, 3.3.1,
+	// as if it stood at "*" too). A name that exists, even if only because something lies below it, is never answered so.
+	Wildcard bool
 }
 
-// Zone is the set of names in the served domains. Its methods may be called from several goroutines.
+// SRV is one place where a service is found (RFC 2782). One whose target fails ValidName is left out.
+type SRV struct {
+	Priority, Weight, Port uint16
+	Target                 string
+}
+
+// Zone is the set of names in the served domains. Its methods may be called from several goroutines; answering neither locks
+// nor waits.
 type Zone struct {
-	ttl, negativeTTL uint32             // seconds
-	domains          map[string]*domain // by apex; never changes
+	ttl, negativeTTL uint32 // seconds
+	server           netip.Addr
+	table            atomic.Pointer[table]
+	serial           atomic.Uint32
+	unknown          unknown
+	denied           denied
 
-	mu      sync.RWMutex
-	names   map[string]node // every name that exists: with a record, above such a name, or an apex
+	mu      sync.Mutex      // of writers
+	apexes  map[string]bool // the served domains in wire form
 	records int             // names that Update gave
-	serial  uint32
-}
-
-// domain is one served domain with the names that its own records speak of.
-type domain struct {
-	apex, ns string // as keys of Zone.names: "docker", "ns.docker"
-}
-
-// node is one existing name. Without a record it is an empty non-terminal (RFC 8499) or an apex.
-type node struct {
-	record *record
-	below  int32 // how many nodes lie exactly one label below
-}
-
-// record is a Record as the zone keeps it; addrs does not change once it is in the zone.
-type record struct {
-	addrs []netip.Addr     // sorted, each once: IPv4 first
-	v4    int              // how many are IPv4
-	turn  [2]atomic.Uint32 // of A and of AAAA: clients ask both in turns, and must not find one of them standing still
+	addrs   []netip.Addr    // scratch, as are the next two
+	rrs     []byte
+	name    []byte
 }
 
 // NewZone makes a zone that has its domains and name servers, and no names yet.
@@ -67,32 +85,11 @@ func NewZone(cfg ZoneConfig) *Zone {
 	z := &Zone{
 		ttl:         seconds(cfg.TTL, 5*time.Second),
 		negativeTTL: seconds(cfg.NegativeTTL, time.Second),
-		domains:     make(map[string]*domain),
-		names:       make(map[string]node),
-		serial:      uint32(time.Now().Unix()), // larger than that of the run before, as caches expect (RFC 1912, 2.2)
+		server:      cfg.Server,
+		unknown:     unknown{ask: cfg.Unknown, patience: cmp.Or(cfg.Patience, defaultPatience), asked: make(map[string]*call)},
 	}
-	var apexes []string
-	for _, d := range cfg.Domains {
-		d = canonical(d)
-		if ValidName("hostmaster." + d) {
-			apexes = append(apexes, d)
-		}
-	}
-	// Shortest first: dev.docker hangs itself below docker, so that names between the two exist.
-	slices.SortFunc(apexes, func(a, b string) int { return len(a) - len(b) })
-	for _, apex := range apexes {
-		if z.domainOf(parent(apex)) != nil {
-			z.put(apex, nil)
-		} else {
-			z.names[apex] = node{}
-		}
-		z.domains[apex] = &domain{apex: apex, ns: "ns." + apex}
-	}
-	for _, d := range z.domains {
-		if z.domains[d.ns] == nil {
-			z.put(d.ns, newRecord([]netip.Addr{cfg.Server}))
-		}
-	}
+	z.serial.Store(uint32(time.Now().Unix())) // larger than that of the run before, as caches expect (RFC 1912, 2.2)
+	z.build(cfg.Domains, nil)
 	return z
 }
 
@@ -104,147 +101,254 @@ func seconds(d, ceiling time.Duration) uint32 {
 	return uint32(min(max(d, 0), ceiling) / time.Second)
 }
 
+// SetDomains makes the served domains those of the list, read as in ZoneConfig. Records stay as long as their name lies in one of them
+// and is not the zone's own. Readers see the old domains or the new ones. The cost is that of all names.
+func (z *Zone) SetDomains(domains []string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var keep []*node
+	for i := range z.table.Load().slots {
+		if n := z.table.Load().slots[i].node.Load(); n != nil && n.flags&given != 0 {
+			keep = append(keep, n)
+		}
+	}
+	z.build(domains, keep)
+	z.serial.Add(1)
+}
+
+// build makes the table anew, and shows it to readers when it is whole.
+func (z *Zone) build(domains []string, keep []*node) {
+	z.apexes, z.records = make(map[string]bool), 0
+	t := newTable(len(keep) + 2*len(domains))
+	var apexes [][]byte
+	for _, d := range domains {
+		d = canonical(d)
+		if ValidName("hostmaster." + d) {
+			apex := appendName(nil, d)
+			apexes = append(apexes, apex)
+			z.apexes[string(apex)] = true
+		}
+	}
+	for _, apex := range apexes {
+		t = z.put(t, newNode(apex, nil, len(apex), own))
+	}
+	for _, apex := range apexes {
+		if ns := append([]byte("\x02ns"), apex...); !z.apexes[string(ns)] {
+			t = z.put(t, newNode(ns, z.encode(&Record{Addrs: []netip.Addr{z.server}}), len(apex), own))
+		}
+	}
+	for _, n := range keep {
+		name := n.labels()
+		apex, there := z.apexOf(name), t.find(name, hashOf(name))
+		if apex > 0 && (there == nil || there.flags&own == 0) {
+			t = z.put(t, newNode(name, n.rrs(), apex, n.flags))
+			z.records++
+		}
+	}
+	z.table.Store(t)
+}
+
 // Update gives names new records; nil removes a name. Names are lower-case and without trailing dot ("web.docker"). Those
 // that fail ValidName, lie outside the served domains, or belong to the zone itself (an apex, ns.<domain>) are left out:
-// a container can claim none of them. Readers see all of one call or nothing of it. The cost depends on the number
-// of names given, not on the size of the zone. The zone keeps no part of changed.
+// a container can claim none of them. Readers see each name's old record or its new one, never a mixture, but may see some
+// names of a call before others. The cost depends on the number of names given, not on the size of the zone. The zone
+// keeps no part of changed.
 func (z *Zone) Update(changed map[string]*Record) {
-	type change struct {
-		name   string
-		record *record
-	}
-	// Everything that can be done beforehand is, since readers wait while the lock is held.
-	changes := make([]change, 0, len(changed))
-	for name, r := range changed {
-		if !z.claimable(name) {
-			continue
-		}
-		c := change{name: name}
-		if r != nil {
-			c.record = newRecord(r.Addrs)
-		}
-		changes = append(changes, c)
-	}
-
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	moved := false
-	for _, c := range changes {
-		old := z.names[c.name].record
-		switch {
-		case c.record == nil && old == nil:
-			continue
-		case c.record == nil:
-			z.remove(c.name)
-			z.records--
-		case old == nil:
-			z.put(strings.Clone(c.name), c.record)
-			z.records++
-		case slices.Equal(old.addrs, c.record.addrs):
-			continue // the old one remembers whose turn it is
-		default:
-			z.put(c.name, c.record)
-		}
-		moved = true
+	for name, r := range changed {
+		moved = z.update(name, r) || moved
 	}
 	if moved {
-		z.serial++
+		z.serial.Add(1)
 	}
+}
+
+// update reports whether something changed.
+func (z *Zone) update(name string, r *Record) bool {
+	if !ValidName(name) {
+		return false
+	}
+	z.name = appendName(z.name[:0], name)
+	apex := z.apexOf(z.name)
+	t := z.table.Load()
+	old := t.find(z.name, hashOf(z.name))
+	if apex == 0 || old != nil && old.flags&own != 0 {
+		return false
+	}
+	had := old != nil && old.flags&given != 0
+	if r == nil {
+		if had {
+			z.remove(t, old)
+			z.records--
+		}
+		return had
+	}
+	rrs, flags := z.encode(r), uint8(given)
+	if r.Wildcard {
+		flags |= wildcard
+	}
+	if had && old.flags == flags && bytes.Equal(old.rrs(), rrs) {
+		return false // the old one remembers whose turn it is
+	}
+	if !had {
+		z.records++
+	}
+	z.table.Store(z.put(t, newNode(z.name, rrs, apex, flags)))
+	return true
 }
 
 // Len is the number of names that Update has given and not removed.
 func (z *Zone) Len() int {
-	z.mu.RLock()
-	defer z.mu.RUnlock()
+	z.mu.Lock()
+	defer z.mu.Unlock()
 	return z.records
 }
 
-// claimable reports whether Update may set the name.
-func (z *Zone) claimable(name string) bool {
-	d := z.domainOf(name)
-	return d != nil && name != d.apex && name != d.ns && ValidName(name)
-}
-
-// domainOf finds the longest served domain that the canonical name equals or lies in, or nil.
-func (z *Zone) domainOf(name string) *domain {
-	for ; name != ""; name = parent(name) {
-		if d := z.domains[name]; d != nil {
-			return d
+// apexOf gives the length of the longest served domain that the name equals or lies in, 0 for none.
+func (z *Zone) apexOf(name []byte) int {
+	for ; name[0] != 0; name = above(name) {
+		if z.apexes[string(name)] {
+			return len(name)
 		}
 	}
-	return nil
+	return 0
 }
 
-// find looks a canonical name up. A name that exists without a record gives an empty one.
-func (z *Zone) find(name string) (r *record, exists bool, serial uint32) {
-	z.mu.RLock()
-	n, exists := z.names[name]
-	serial = z.serial
-	z.mu.RUnlock()
-	if n.record == nil {
-		return &noRecord, exists, serial
+// put sets a name's node. A name that is new makes the names above it exist first, up to an apex.
+func (z *Zone) put(t *table, n *node) *table {
+	name := n.labels()
+	if old := t.find(name, hashOf(name)); old != nil {
+		n.below = old.below
+		t.set(n)
+		return t
 	}
-	return n.record, exists, serial
-}
-
-var noRecord record
-
-// put sets a name's record. A name that is new to the zone makes the names above it exist, up to the apex.
-func (z *Zone) put(name string, r *record) {
-	n, existed := z.names[name]
-	n.record = r
-	z.names[name] = n
-	for !existed {
-		name = parent(name)
-		n, existed = z.names[name]
-		n.below++
-		z.names[name] = n
+	if up := above(name); z.apexOf(up) > 0 {
+		parent := t.find(up, hashOf(up))
+		if parent == nil {
+			parent = newNode(up, nil, z.apexOf(up), 0)
+			t = z.put(t, parent)
+		}
+		parent.below++
 	}
+	t = t.grown()
+	t.set(n)
+	return t
 }
 
 // remove takes a name's record away, and every name that existed only because of it.
-func (z *Zone) remove(name string) {
-	n := z.names[name]
-	n.record = nil
-	z.names[name] = n
-	for n.record == nil && n.below == 0 && z.domains[name] == nil {
-		delete(z.names, name)
-		name = parent(name)
-		n = z.names[name]
-		n.below--
-		z.names[name] = n
+func (z *Zone) remove(t *table, n *node) {
+	if n.below > 0 {
+		t.set(z.bare(n))
+		return
 	}
-}
-
-// newRecord copies addresses into the form that the zone keeps, without those that no record can hold.
-func newRecord(addrs []netip.Addr) *record {
-	kept := make([]netip.Addr, 0, len(addrs))
-	for _, a := range addrs {
-		if a.IsValid() {
-			kept = append(kept, a.Unmap().WithZone(""))
+	for {
+		t.remove(n)
+		up := above(n.labels())
+		n = t.find(up, hashOf(up)) // there is one: an apex is never removed
+		n.below--
+		if n.flags != 0 || n.below > 0 {
+			return
 		}
 	}
-	// Compare puts IPv4 before IPv6. An address twice would be no RRset (RFC 2181, 5).
-	slices.SortFunc(kept, netip.Addr.Compare)
-	r := &record{addrs: slices.Compact(kept)}
-	for r.v4 < len(r.addrs) && r.addrs[r.v4].Is4() {
-		r.v4++
-	}
-	return r
 }
 
-// rotated gives one family's addresses in two runs, to be sent one after the other. Each call starts one address
-// further, so that clients that take the first spread themselves.
-func (r *record) rotated(v6 bool) (first, then []netip.Addr) {
-	addrs, turn := r.addrs[:r.v4], &r.turn[0]
-	if v6 {
-		addrs, turn = r.addrs[r.v4:], &r.turn[1]
+// bare is n without a record, an empty non-terminal.
+func (z *Zone) bare(n *node) *node {
+	b := newNode(n.labels(), nil, int(n.apex), 0)
+	b.below = n.below
+	return b
+}
+
+// The types that Record can hold, as numbers of the wire.
+const (
+	typeA, typePTR, typeTXT, typeAAAA, typeSRV = dns.TypeA, dns.TypePTR, dns.TypeTXT, dns.TypeAAAA, dns.TypeSRV
+)
+
+// encode gives a record's RRs in the form that nodes keep: sorted, each once (RFC 2181, 5), without what no record can hold. It
+// stays valid until the next call.
+func (z *Zone) encode(r *Record) []byte {
+	ttl := z.ttl
+	if r.TTL != 0 {
+		ttl = seconds(r.TTL, 5*time.Second)
 	}
-	if len(addrs) < 2 {
-		return addrs, nil // most names; they leave turn alone, so its cache line stays shared between readers
+	b := z.rrs[:0]
+	begin := func(rrtype uint16) int {
+		b = append(b, 0xc0, headerSize) // the question's name
+		b = binary.BigEndian.AppendUint16(b, rrtype)
+		b = binary.BigEndian.AppendUint16(b, dns.ClassINET)
+		b = binary.BigEndian.AppendUint32(b, ttl)
+		b = append(b, 0, 0)
+		return len(b)
 	}
-	start := int((turn.Add(1) - 1) % uint32(len(addrs)))
-	return addrs[start:], addrs[:start]
+	end := func(begin int) { binary.BigEndian.PutUint16(b[begin-2:], uint16(len(b)-begin)) }
+
+	z.addrs = z.addrs[:0]
+	for _, a := range r.Addrs {
+		if a.IsValid() {
+			z.addrs = append(z.addrs, a.Unmap().WithZone(""))
+		}
+	}
+	slices.SortFunc(z.addrs, netip.Addr.Compare) // puts IPv4 before IPv6
+	z.addrs = slices.Compact(z.addrs)
+	for _, a := range z.addrs {
+		if a.Is4() {
+			at, v4 := begin(typeA), a.As4()
+			b = append(b, v4[:]...)
+			end(at)
+		}
+	}
+	for _, name := range set(r.PTR, strings.Compare) {
+		if ValidName(name) {
+			at := begin(typePTR)
+			b = appendName(b, name)
+			end(at)
+		}
+	}
+	for _, text := range set(r.TXT, strings.Compare) {
+		if len(text) > 65000 {
+			continue
+		}
+		at := begin(typeTXT)
+		for first := true; first || text != ""; first = false {
+			n := min(len(text), 255)
+			b = append(append(b, byte(n)), text[:n]...)
+			text = text[n:]
+		}
+		end(at)
+	}
+	for _, a := range z.addrs {
+		if a.Is6() {
+			at, v6 := begin(typeAAAA), a.As16()
+			b = append(b, v6[:]...)
+			end(at)
+		}
+	}
+	for _, s := range set(r.SRV, compareSRV) {
+		if ValidName(s.Target) {
+			at := begin(typeSRV)
+			b = binary.BigEndian.AppendUint16(b, s.Priority)
+			b = binary.BigEndian.AppendUint16(b, s.Weight)
+			b = binary.BigEndian.AppendUint16(b, s.Port)
+			b = appendName(b, s.Target)
+			end(at)
+		}
+	}
+	z.rrs = b
+	return b
+}
+
+func compareSRV(a, b SRV) int {
+	return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Weight, b.Weight),
+		cmp.Compare(a.Port, b.Port), cmp.Compare(a.Target, b.Target))
+}
+
+// set gives a sorted copy with each element once.
+func set[T comparable](s []T, compare func(a, b T) int) []T {
+	s = slices.Clone(s)
+	slices.SortFunc(s, compare)
+	return slices.Compact(s)
 }
 
 // ValidName reports whether Update can take the name: lower-case, no trailing dot, at most 253 bytes, of labels of 1 to 63
@@ -274,16 +378,10 @@ func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-// parent cuts the first label off; "" is the root. In a question's text form a dot inside a label is written `\.`, and must not
-// be taken for a border: the one label `a\.docker` does not lie in docker.
-func parent(name string) string {
-	for i := 0; i < len(name); i++ {
-		switch name[i] {
-		case '\\':
-			i++
-		case '.':
-			return name[i+1:]
-		}
+// appendName gives a valid name's wire form.
+func appendName(b []byte, name string) []byte {
+	for label := range strings.SplitSeq(name, ".") {
+		b = append(append(b, byte(len(label))), label...)
 	}
-	return ""
+	return append(b, 0)
 }

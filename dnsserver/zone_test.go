@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
@@ -38,6 +39,8 @@ func TestAnswer(t *testing.T) {
 					z = NewZone(cfg)
 				case "names":
 					z.Update(parseRecords(t, string(f.Data)))
+				case "domains":
+					z.SetDomains(strings.Fields(string(f.Data)))
 				case "removed":
 					removed := make(map[string]*Record)
 					for name := range strings.FieldsSeq(string(f.Data)) {
@@ -45,7 +48,7 @@ func TestAnswer(t *testing.T) {
 					}
 					z.Update(removed)
 				case "digs":
-					z.serial = 7
+					z.serial.Store(7)
 					for line := range strings.Lines(string(f.Data)) {
 						if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 							dig(t, z, line)
@@ -59,7 +62,22 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-// dig checks one line: NAME TYPE RESULT, then the answers parted by " ; ", or the owner of the SOA in authority.
+// exchange asks from bytes to bytes.
+func exchange(t *testing.T, z *Zone, req *dns.Msg, udp bool) *dns.Msg {
+	t.Helper()
+	packed, err := req.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(z.wire(packed, make([]byte, ednsSize), udp)); err != nil {
+		t.Fatalf("unpack reply to %v: %v", req, err)
+	}
+	return m
+}
+
+// dig checks one line: NAME TYPE RESULT, then the answers parted by " ; ", or the owner of the SOA in authority; "+" marks an
+// additional record.
 func dig(t *testing.T, z *Zone, line string) {
 	t.Helper()
 	f := strings.Fields(line)
@@ -67,11 +85,14 @@ func dig(t *testing.T, z *Zone, line string) {
 		t.Fatalf("need NAME TYPE RESULT: %q", line)
 	}
 	want := strings.Join(f[2:], " ")
-	m := z.answer(question(f[0], dns.StringToType[f[1]]), false)
+	m := exchange(t, z, question(f[0], dns.StringToType[f[1]]), false)
 
 	var got []string
 	for _, rr := range m.Answer {
 		got = append(got, strings.Join(strings.Fields(rr.String()), " "))
+	}
+	for _, rr := range m.Extra {
+		got = append(got, "+ "+strings.Join(strings.Fields(rr.String()), " "))
 	}
 	result := dns.RcodeToString[m.Rcode]
 	if m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 {
@@ -83,7 +104,7 @@ func dig(t *testing.T, z *Zone, line string) {
 	}
 	if negative && len(m.Ns) == 1 {
 		soa := m.Ns[0].(*dns.SOA)
-		got = append(got, soa.Hdr.Name)
+		got = append(got, strings.ToLower(soa.Hdr.Name)) // may take the question's spelling
 		if soa.Hdr.Ttl != z.negativeTTL || soa.Minttl != z.negativeTTL {
 			t.Errorf("%s: SOA TTL %d and minimum %d, want %d", line, soa.Hdr.Ttl, soa.Minttl, z.negativeTTL)
 		}
@@ -122,18 +143,37 @@ func parseConfig(t *testing.T, text string) (cfg ZoneConfig) {
 	return cfg
 }
 
-// parseRecords reads lines of NAME ADDR...
+// parseRecords reads lines of NAME ITEM...: an address, ptr=NAME, srv=PRIORITY,WEIGHT,PORT,TARGET, txt=TEXT, ttl=DURATION, or * for
+// a wildcard.
 func parseRecords(t *testing.T, text string) map[string]*Record {
 	records := make(map[string]*Record)
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		r := new(Record)
-		for _, addr := range f[1:] {
-			a, err := netip.ParseAddr(addr)
-			if err != nil {
-				t.Fatal(err)
+		for _, item := range f[1:] {
+			key, value, _ := strings.Cut(item, "=")
+			var err error
+			switch key {
+			case "*":
+				r.Wildcard = true
+			case "ptr":
+				r.PTR = append(r.PTR, value)
+			case "txt":
+				r.TXT = append(r.TXT, value)
+			case "ttl":
+				r.TTL, err = time.ParseDuration(value)
+			case "srv":
+				var s SRV
+				_, err = fmt.Sscanf(value, "%d,%d,%d,%s", &s.Priority, &s.Weight, &s.Port, &s.Target)
+				r.SRV = append(r.SRV, s)
+			default:
+				var a netip.Addr
+				a, err = netip.ParseAddr(item)
+				r.Addrs = append(r.Addrs, a)
 			}
-			r.Addrs = append(r.Addrs, a)
+			if err != nil {
+				t.Fatalf("%q: %v", item, err)
+			}
 		}
 		records[f[0]] = r
 	}
@@ -314,13 +354,19 @@ func FuzzValidName(f *testing.F) {
 	})
 }
 
-// TestUpdateEqualsFresh: however a zone came to its names, it is the one built with them at once.
+// TestUpdateEqualsFresh: however a zone came to its names and domains, it is the one built with them at once.
 func TestUpdateEqualsFresh(t *testing.T) {
-	cfg := ZoneConfig{Domains: []string{"docker", "b.c.docker", "test"}, Server: netip.MustParseAddr("127.0.0.1")}
+	lists := [][]string{{"docker", "b.c.docker", "test"}, {"docker"}, {"b.c.docker", "c.docker", "docker"}, {"test", "ns.docker", "docker"}}
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
+		cfg := ZoneConfig{Domains: lists[0], Server: netip.MustParseAddr("127.0.0.1")}
 		z, all := NewZone(cfg), make(map[string]*Record)
 		for range 1 + rnd.IntN(40) {
+			if rnd.IntN(10) == 0 {
+				cfg.Domains = lists[rnd.IntN(len(lists))]
+				z.SetDomains(cfg.Domains)
+				maps.DeleteFunc(all, func(name string, _ *Record) bool { return !claimable(cfg, name) })
+			}
 			changed := make(map[string]*Record)
 			for range rnd.IntN(4) {
 				name := randomName(rnd)
@@ -329,12 +375,14 @@ func TestUpdateEqualsFresh(t *testing.T) {
 				} else {
 					changed[name] = nil
 				}
-				all[name] = changed[name]
+				if claimable(cfg, name) {
+					all[name] = changed[name]
+				}
 			}
-			before := z.serial
+			before := z.serial.Load()
 			z.Update(changed)
-			if z.serial-before > 1 {
-				t.Fatalf("seed %d: serial moved from %d to %d", seed, before, z.serial)
+			if z.serial.Load()-before > 1 {
+				t.Fatalf("seed %d: serial moved from %d to %d", seed, before, z.serial.Load())
 			}
 		}
 		fresh := NewZone(cfg)
@@ -356,12 +404,54 @@ func TestUpdateEqualsFresh(t *testing.T) {
 	}
 }
 
+// claimable says in plain words what Update may take.
+func claimable(cfg ZoneConfig, name string) bool {
+	inside := false
+	for _, d := range cfg.Domains {
+		if name == d || name == "ns."+d {
+			return false
+		}
+		inside = inside || strings.HasSuffix(name, "."+d)
+	}
+	return inside && ValidName(name)
+}
+
+// TestTable lets names come and go by the thousand, so that the table grows, shrinks and sheds what is removed.
+func TestTable(t *testing.T) {
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}})
+	rnd := rand.New(rand.NewPCG(1, 1))
+	have := make(map[string]bool)
+	for step := range 40 {
+		changed := make(map[string]*Record)
+		for range 500 {
+			name := fmt.Sprintf("n%d.docker", rnd.IntN(5000))
+			changed[name] = nil
+			if step < 20 {
+				changed[name] = &Record{Addrs: addrs("10.0.0.1")}
+			}
+		}
+		z.Update(changed)
+		for name, r := range changed {
+			have[name] = r != nil
+		}
+		for name, there := range have {
+			wire := appendName(nil, name)
+			if n, exact := z.table.Load().lookup(wire, hashOf(wire)); exact != there || n == nil {
+				t.Fatalf("step %d: %s found %v, want %v", step, name, exact, there)
+			}
+		}
+		tab := z.table.Load()
+		if tab.used > len(tab.slots)*5/8 || len(tab.slots) > 32768 {
+			t.Fatalf("step %d: %d of %d slots", step, tab.used, len(tab.slots))
+		}
+	}
+}
+
 func dump(z *Zone) map[string]string {
 	d := make(map[string]string)
-	for name, n := range z.names {
-		d[name] = fmt.Sprint(n.below)
-		if n.record != nil {
-			d[name] += fmt.Sprint(n.record.v4, n.record.addrs)
+	for i := range z.table.Load().slots {
+		if n := z.table.Load().slots[i].node.Load(); n != nil {
+			d[fmt.Sprintf("%q", n.labels())] = fmt.Sprintf("below %d, apex %d, flags %d, %x", n.below, n.apex, n.flags, n.rrs())
 		}
 	}
 	return d
@@ -399,13 +489,13 @@ func TestUpdateKeepsNothing(t *testing.T) {
 	dig(t, z, "web.docker A NOERROR web.docker. 1 IN A 172.17.0.2")
 }
 
-// TestReadersSeeWholeUpdates: the addresses of one name always belong to one Update, and one Update moves many names at once.
-func TestReadersSeeWholeUpdates(t *testing.T) {
+// TestReadersSeeWholeRecords: the addresses of one name always belong to one Update, and a name above never vanishes.
+func TestReadersSeeWholeRecords(t *testing.T) {
 	z := NewZone(ZoneConfig{Domains: []string{"docker"}})
 	generation := func(n byte) map[string]*Record {
 		changed := make(map[string]*Record)
 		for i := range 20 {
-			changed[fmt.Sprintf("r%d.shop.docker", i)] = &Record{Addrs: []netip.Addr{
+			changed[fmt.Sprintf("r%d.shop.docker", i)] = &Record{Wildcard: n%2 == 0, Addrs: []netip.Addr{
 				netip.AddrFrom4([4]byte{10, n, 0, 1}), netip.AddrFrom4([4]byte{10, n, 0, 2}), netip.AddrFrom4([4]byte{10, n, 0, 3})}}
 		}
 		return changed
@@ -415,14 +505,14 @@ func TestReadersSeeWholeUpdates(t *testing.T) {
 	var readers sync.WaitGroup
 	for range 4 {
 		readers.Go(func() {
-			last := byte(0)
-			for i := 0; ; i++ {
+			var last [20]byte
+			for i := 0; ; i = (i + 1) % 20 {
 				select {
 				case <-done:
 					return
 				default:
 				}
-				m := z.answer(question(fmt.Sprintf("r%d.shop.docker", i%20), dns.TypeA), false)
+				m := exchange(t, z, question(fmt.Sprintf("r%d.shop.docker", i), dns.TypeA), true)
 				if len(m.Answer) != 3 {
 					t.Errorf("got\n%v", m)
 					return
@@ -434,15 +524,16 @@ func TestReadersSeeWholeUpdates(t *testing.T) {
 						return
 					}
 				}
-				if n < last {
-					t.Errorf("r%d is of update %d after another name was of %d", i%20, n, last)
+				if n < last[i] {
+					t.Errorf("r%d is of update %d after it was of %d", i, n, last[i])
 					return
 				}
-				last = n
-				if m := z.answer(question("shop.docker", dns.TypeA), false); m.Rcode != dns.RcodeSuccess {
+				last[i] = n
+				if m := exchange(t, z, question("shop.docker", dns.TypeA), true); m.Rcode != dns.RcodeSuccess {
 					t.Errorf("shop.docker: %v", m)
 					return
 				}
+				exchange(t, z, question("y.other.docker", dns.TypeA), true) // walks up names that come and go
 			}
 		})
 	}
@@ -450,6 +541,9 @@ func TestReadersSeeWholeUpdates(t *testing.T) {
 		z.Update(generation(n))
 		z.Update(map[string]*Record{"other.docker": {}, "x.y.other.docker": {}})
 		z.Update(map[string]*Record{"other.docker": nil, "x.y.other.docker": nil})
+		if n%10 == 0 {
+			z.SetDomains([]string{"docker", fmt.Sprintf("d%d", n)})
+		}
 	}
 	close(done)
 	readers.Wait()
@@ -479,6 +573,17 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestRotationOfCutReplies: a reply that does not fit takes one turn, not one for each way that was tried.
+func TestRotationOfCutReplies(t *testing.T) {
+	z := testZone()
+	for i := range 5 {
+		m := exchange(t, z, question("many.docker", dns.TypeA), true)
+		if got, want := m.Answer[0].(*dns.A).A.String(), fmt.Sprintf("172.18.0.%d", i); got != want || !m.Truncated {
+			t.Errorf("query %d: first is %s, want %s", i, got, want)
+		}
+	}
+}
+
 func addrs(text string) (as []netip.Addr) {
 	for a := range strings.FieldsSeq(text) {
 		as = append(as, netip.MustParseAddr(a))
@@ -497,7 +602,7 @@ func randomName(rnd *rand.Rand) string {
 }
 
 func randomRecord(rnd *rand.Rand) *Record {
-	r := new(Record)
+	r := &Record{Wildcard: rnd.IntN(3) == 0, TTL: time.Duration(rnd.IntN(4)) * time.Second}
 	for range rnd.IntN(4) {
 		b := byte(rnd.IntN(3))
 		if rnd.IntN(2) == 0 {
@@ -505,6 +610,11 @@ func randomRecord(rnd *rand.Rand) *Record {
 		} else {
 			r.Addrs = append(r.Addrs, netip.AddrFrom16([16]byte{0: 0xfd, 15: b}))
 		}
+	}
+	for range max(0, rnd.IntN(6)-3) {
+		r.PTR = append(r.PTR, randomName(rnd))
+		r.TXT = append(r.TXT, strings.Repeat("x", rnd.IntN(3)*200)+fmt.Sprint(rnd.IntN(2)))
+		r.SRV = append(r.SRV, SRV{uint16(rnd.IntN(2)), 1, 80, randomName(rnd)})
 	}
 	return r
 }

@@ -16,13 +16,18 @@ var ErrNotYet = errors.New("installing the service is not on this OS yet")
 
 const serviceName = "fairlead"
 
-// Run runs body until it returns or the service manager, Ctrl-C or SIGTERM asks it to end, which ends its context. A
+// Run runs body until it returns or the service manager, Ctrl-C, SIGTERM or the closed terminal asks it to end, which ends its context. A
 // second Ctrl-C ends the process at once.
 func Run(body func(context.Context) error) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	if service.Interactive() || service.Platform() != "windows-service" {
-		context.AfterFunc(ctx, stop) // from now on signals have their usual effect
+		asked, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+		ctx, end := context.WithCancel(context.Background())
+		defer end()
+		context.AfterFunc(asked, func() {
+			stop() // first, so that a second signal has its usual effect as soon as body can know of this one
+			end()
+		})
 		return body(ctx)
 	}
 	// Windows' service manager speaks to a handler instead of sending signals.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,9 +17,12 @@ import (
 // ErrBusy: another fairlead is at work.
 var ErrBusy = errors.New("another fairlead is at work here")
 
-// ListenControl makes the control endpoint, which only its owner may use. A socket that nobody answers on is a leftover
-// and is replaced.
+// ListenControl makes the control endpoint, which only its owner may use. A socket that nobody listens on is a leftover and
+// is replaced; the error is ErrBusy when somebody does. Nothing else in its place is touched.
 func ListenControl(path string) (net.Listener, error) {
+	if err := socketPath(path); err != nil {
+		return nil, fmt.Errorf("control endpoint %s: %w", path, err)
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the control endpoint: %w", err)
 	}
@@ -26,9 +30,11 @@ func ListenControl(path string) (net.Listener, error) {
 		if i.Mode()&os.ModeSocket == 0 {
 			return nil, fmt.Errorf("control endpoint %s: a file that is no socket is in its place", path)
 		}
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
+		switch err := knock(path); {
+		case err == nil || errors.Is(err, syscall.EAGAIN): // EAGAIN: Linux, its queue is full
 			return nil, fmt.Errorf("control endpoint %s: %w", path, ErrBusy)
+		case !errors.Is(err, syscall.ECONNREFUSED):
+			return nil, fmt.Errorf("control endpoint %s: a socket that cannot be asked is in its place: %w", path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("control endpoint: %w", err)
@@ -46,7 +52,36 @@ func ListenControl(path string) (net.Listener, error) {
 
 // DialControl connects to a running fairlead's control endpoint.
 func DialControl(ctx context.Context, path string) (net.Conn, error) {
+	if err := socketPath(path); err != nil {
+		return nil, err
+	}
 	return (&net.Dialer{}).DialContext(ctx, "unix", path)
+}
+
+// socketPath refuses what does not fit into a socket's address, and what Go and Linux take for an abstract name: such a
+// socket is no file, so that everybody may connect.
+func socketPath(path string) error {
+	const most = len(unix.RawSockaddrUnix{}.Path) - 1 // a NUL ends it
+	switch {
+	case path == "" || path[0] == '@':
+		return errors.New("this is no path of a file")
+	case len(path) > most:
+		return fmt.Errorf("the path is too long: %d bytes, and a socket's can have %d", len(path), most)
+	}
+	return nil
+}
+
+// knock connects to the socket at path. The error is the system's alone.
+func knock(path string) error {
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		return c.Close()
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // Lock takes the file at path for this process alone. The error is ErrBusy when another one has it.

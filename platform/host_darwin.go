@@ -24,8 +24,12 @@ func Privileged() error {
 	return nil
 }
 
-// BootID changes with every boot of this host.
+// BootID changes with every boot of this host, and with nothing else. It is "" when the OS does not tell.
 func BootID() string {
+	if id, err := unix.Sysctl("kern.bootsessionuuid"); err == nil {
+		return id
+	}
+	// The boot's time is second best: it moves whenever the clock is set.
 	tv, err := unix.SysctlTimeval("kern.boottime")
 	if err != nil {
 		return ""

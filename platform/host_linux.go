@@ -29,7 +29,7 @@ func Privileged() error {
 	return nil
 }
 
-// BootID changes with every boot of this host.
+// BootID changes with every boot of this host, and with nothing else. It is "" when the OS does not tell.
 func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
@@ -37,8 +37,16 @@ func Privileged() error {
 	return nil
 }
 
-// BootID changes with every boot of this host.
+// BootID changes with every boot of this host, and with nothing else. It is "" when the OS does not tell.
 func BootID() string {
-	boot := time.Now().Add(-windows.DurationSinceBoot())
-	return strconv.FormatInt(boot.Round(time.Minute).Unix(), 10)
+	// SYSTEM_TIMEOFDAY_INFORMATION. The boot's time follows the clock whenever that is set; the bias is the sum of these steps.
+	var t struct {
+		BootTime, CurrentTime, TimeZoneBias int64
+		TimeZoneID, _                       uint32
+		BootTimeBias, SleepTimeBias         int64
+	}
+	if err := windows.NtQuerySystemInformation(windows.SystemTimeOfDayInformation, unsafe.Pointer(&t), uint32(unsafe.Sizeof(t)), nil); err != nil {
+		return ""
+	}
+	return strconv.FormatInt(t.BootTime-t.BootTimeBias, 10)
 }

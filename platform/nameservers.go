@@ -1,32 +1,40 @@
 package platform
 
 import (
-	"bufio"
-	"bytes"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 )
 
-// Nameservers are the DNS servers that this host asks, where the OS keeps them in /etc/resolv.conf. A route must never
-// hide one of them.
+// Nameservers are the DNS servers that this host asks, where the OS keeps them in files of resolv.conf(5)'s form, without
+// those on this host. A route must never hide one of them.
 func Nameservers() []netip.Addr {
-	b, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		return nil
-	}
-	return parseResolvConf(b)
+	// systemd-resolved puts itself into the first and keeps those that it asks in the second.
+	return nameservers("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 }
 
-func parseResolvConf(b []byte) []netip.Addr {
+func nameservers(files ...string) []netip.Addr {
 	var out []netip.Addr
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		f := strings.Fields(s.Text())
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil {
+			out = append(out, parseResolvConf(string(b))...)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+func parseResolvConf(text string) []netip.Addr {
+	var out []netip.Addr
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
 		if len(f) < 2 || f[0] != "nameserver" {
 			continue
 		}
-		if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() {
-			out = append(out, a.WithZone(""))
+		a, err := netip.ParseAddr(f[1])
+		if a = a.Unmap().WithZone(""); err == nil && !a.IsLoopback() {
+			out = append(out, a)
 		}
 	}
 	return out

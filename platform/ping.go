@@ -16,6 +16,7 @@ import (
 // Ping sends ICMP echo requests to addr until one is answered or ctx ends, and returns the round-trip time. It needs
 // the right to open raw sockets.
 func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
+	addr = addr.Unmap()
 	network, request, reply, protocol := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
 	if addr.Is6() {
 		network, request, reply, protocol = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
@@ -29,19 +30,20 @@ func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	defer stop()
 
 	id, buf := os.Getpid()&0xffff, make([]byte, 1500)
-	for seq := 1; ; seq++ {
+	for sent := []time.Time(nil); ; {
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("no answer from %v", addr)
 		}
-		msg, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: seq, Data: []byte("fairlead")}}).Marshal(nil)
+		msg, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: id, Seq: len(sent), Data: []byte("fairlead")}}).Marshal(nil)
 		if err != nil {
 			return 0, err
 		}
-		sent := time.Now()
-		if _, err := conn.WriteTo(msg, &net.IPAddr{IP: addr.AsSlice()}); err != nil {
+		now := time.Now()
+		sent = append(sent, now)
+		if _, err := conn.WriteTo(msg, &net.IPAddr{IP: addr.AsSlice(), Zone: addr.Zone()}); err != nil {
 			return 0, fmt.Errorf("pinging %v: %w", addr, err)
 		}
-		conn.SetReadDeadline(sent.Add(250 * time.Millisecond))
+		conn.SetReadDeadline(now.Add(250 * time.Millisecond))
 		for ctx.Err() == nil {
 			n, from, err := conn.ReadFrom(buf)
 			if err != nil {
@@ -52,8 +54,8 @@ func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 				continue
 			}
 			echo, ok := m.Body.(*icmp.Echo)
-			if ip, isIP := from.(*net.IPAddr); ok && isIP && echo.ID == id && ip.IP.Equal(addr.AsSlice()) {
-				return time.Since(sent), nil
+			if ip, isIP := from.(*net.IPAddr); ok && isIP && echo.ID == id && echo.Seq < len(sent) && ip.IP.Equal(addr.AsSlice()) {
+				return time.Since(sent[echo.Seq]), nil // perhaps to an earlier request
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -20,11 +21,12 @@ const (
 
 // Reach is how packets get to one engine's containers.
 type Reach struct {
-	Kind   Kind       `json:"kind"`
-	Via    netip.Addr `json:"via,omitzero"`    // the VM's address
-	Dev    string     `json:"dev,omitempty"`   // the interface that leads to Via
-	Source netip.Addr `json:"source,omitzero"` // this host's address on Dev: what the VM sees
-	Why    string     `json:"why"`
+	Kind    Kind       `json:"kind"`
+	Via     netip.Addr `json:"via,omitzero"`     // the VM's address: its end of the tunnel, if there is one
+	Dev     string     `json:"dev,omitempty"`    // the interface that leads there; empty while a tunnel is not up
+	Source  netip.Addr `json:"source,omitzero"`  // this host's address on Dev, as the VM sees it
+	Source6 netip.Addr `json:"source6,omitzero"` // likewise, the IPv6 one of a tunnel
+	Why     string     `json:"why"`
 }
 
 // Link is an address of this host on one of its interfaces that are up.
@@ -60,14 +62,22 @@ func Links() ([]Link, error) {
 	return links, nil
 }
 
-// OnLink finds the interface on which addr is a neighbour: the one with the longest prefix around it.
+// OnLink finds the interface on which addr is a neighbour: the one with the longest prefix around it. This host is no
+// neighbour of its own.
 func OnLink(addr netip.Addr, links []Link) (best Link, ok bool) {
+	if isOwn(addr, links) {
+		return Link{}, false
+	}
 	for _, l := range links {
-		if l.Prefix.Masked().Contains(addr) && !l.Prefix.Addr().IsLoopback() && l.Prefix.Addr() != addr && (!ok || l.Prefix.Bits() > best.Prefix.Bits()) {
+		if l.Prefix.Masked().Contains(addr) && !l.Prefix.Addr().IsLoopback() && (!ok || l.Prefix.Bits() > best.Prefix.Bits()) {
 			best, ok = l, true
 		}
 	}
 	return best, ok
+}
+
+func isOwn(addr netip.Addr, links []Link) bool {
+	return slices.ContainsFunc(links, func(l Link) bool { return l.Prefix.Addr() == addr })
 }
 
 // EngineFacts is what Decide needs to know of an engine.
@@ -97,11 +107,8 @@ func Decide(f EngineFacts, links []Link) Reach {
 	if f.System == "OrbStack" {
 		return Reach{Kind: Native, Why: "OrbStack routes to its containers itself"}
 	}
-	own := f.Socket || f.Host.IsLoopback()
-	for _, l := range links {
-		own = own || l.Prefix.Addr() == f.Host
-	}
-	if own {
+	f.Host = f.Host.Unmap()
+	if f.Socket || f.Host.IsLoopback() || isOwn(f.Host, links) {
 		if strings.HasPrefix(f.System, "Docker Desktop") {
 			return Reach{Kind: Tunnel, Why: "Docker Desktop's VM has no address that this host reaches"}
 		}
@@ -124,6 +131,10 @@ func Decide(f EngineFacts, links []Link) Reach {
 }
 
 func gateway(via netip.Addr, why string, links []Link) Reach {
+	via = via.Unmap()
+	if isOwn(via, links) {
+		return Reach{Kind: None, Why: fmt.Sprintf("gateway %v is this host itself", via)}
+	}
 	l, ok := OnLink(via, links)
 	if !ok {
 		return Reach{Kind: None, Why: fmt.Sprintf("gateway %v is not on-link on any interface of this host", via)}

@@ -1,15 +1,21 @@
 package engine
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/docker/docker/api/types/versions"
@@ -28,8 +34,6 @@ var ErrNoAnswer = errors.New("engine does not answer")
 // ErrNotLinux: the engine runs Windows containers.
 var ErrNotLinux = errors.New("engine runs no Linux containers")
 
-const callTimeout = 10 * time.Second // for calls that answer in milliseconds on a healthy engine
-
 // Endpoint says where an engine's API is.
 type Endpoint struct {
 	Name  string `json:"name"`            // unique among the watched engines, a DNS label
@@ -41,7 +45,7 @@ type Endpoint struct {
 // called fallback.
 func ParseEndpoint(s, fallback string) (Endpoint, error) {
 	ep := Endpoint{Name: fallback, URL: s}
-	if name, rest, ok := strings.Cut(s, "="); ok && !strings.ContainsAny(name, ":/?") {
+	if name, rest, ok := strings.Cut(s, "="); ok && name != "" && !strings.ContainsAny(name, ":/?") {
 		ep.Name, ep.URL = name, rest
 	}
 	u, err := url.Parse(ep.URL)
@@ -56,6 +60,11 @@ func ParseEndpoint(s, fallback string) (Endpoint, error) {
 	case "tcp":
 		if u.Hostname() == "" || u.Port() == "" {
 			return ep, fmt.Errorf("engine %q: a TCP endpoint is written tcp://HOST:PORT", s)
+		}
+		query, err := url.ParseQuery(u.RawQuery)
+		delete(query, "certs")
+		if err != nil || len(query) > 0 { // a misspelt "certs" must not mean: without TLS
+			return ep, fmt.Errorf("engine %q: all that may follow the address is ?certs=DIR", s)
 		}
 		ep.Certs = u.Query().Get("certs")
 		u.RawQuery = ""
@@ -79,12 +88,31 @@ func (e Endpoint) Host() netip.Addr {
 // Engine speaks to the engine at one endpoint.
 type Engine struct {
 	Endpoint
-	log *slog.Logger
+	log  *slog.Logger
+	pace pace
+	live atomic.Pointer[session] // while the watch follows the engine
+}
+
+// pace is how long is waited for what. A stopped engine or VM must be noticed within 10 s: two pings of pingTimeout, the
+// first at most pingEvery after the stop.
+type pace struct {
+	call                   time.Duration // for calls that answer in milliseconds on a healthy engine
+	look                   time.Duration // for one of a listing's inspects: one container must not hold up the others for long
+	pingEvery, pingTimeout time.Duration
+	relistEvery            time.Duration // corrects what hints missed (the engine drops events that a subscriber is slow to take)
+	backoffMin, backoffMax time.Duration
+}
+
+var usual = pace{
+	call: 10 * time.Second, look: 3 * time.Second,
+	pingEvery: 3 * time.Second, pingTimeout: 3 * time.Second,
+	relistEvery: time.Minute,
+	backoffMin:  250 * time.Millisecond, backoffMax: 15 * time.Second,
 }
 
 // New returns an Engine; nothing is dialled yet.
 func New(ep Endpoint, log *slog.Logger) *Engine {
-	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name)}
+	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name), pace: usual}
 }
 
 // connection is one client with a negotiated API; it is made anew after every loss, as the engine may have been upgraded.
@@ -97,7 +125,7 @@ type connection struct {
 // dial connects, negotiates the API and asks the engine who it is. The error is ErrNoAnswer, ErrTooOld or ErrNotLinux
 // where that is the reason.
 func (e *Engine) dial(ctx context.Context) (*connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.pace.call)
 	defer cancel()
 	opts := []client.Opt{client.WithHost(e.URL)}
 	if e.Certs != "" {
@@ -112,9 +140,17 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	h := c.HTTPClient()
+	h.Transport = bounded{h.Transport}
+	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned TLS and dialling from its own
+		return nil, err
+	}
 	ping, err := c.Ping(ctx)
 	if err != nil {
 		c.Close()
+		if distrusted(err) {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	c.NegotiateAPIVersionPing(ping)
@@ -150,4 +186,52 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 	c.info = Info{ID: i.ID, Host: i.Name, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
 	c.systemTime, _ = time.Parse(time.RFC3339Nano, i.SystemTime)
 	return nil
+}
+
+// distrusted tells whether somebody did answer, but one side did not accept the other's certificate.
+func distrusted(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var op *net.OpError
+	return errors.As(err, &certificate) || errors.As(err, &op) && op.Op == "remote error" // a TLS alert
+}
+
+// bounded lets no answer, and no event, grow beyond what an engine has to say: 100,000 containers list in 90 MB.
+type bounded struct{ http.RoundTripper }
+
+const (
+	maxList   = 256 << 20
+	maxAnswer = 4 << 20
+)
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	body := &boundedBody{ReadCloser: answer.Body, left: maxAnswer}
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/events"):
+		body.line = maxAnswer
+	case strings.HasSuffix(r.URL.Path, "/containers/json"), strings.HasSuffix(r.URL.Path, "/networks"):
+		body.left = maxList
+	}
+	answer.Body = body
+	return answer, nil
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left, line int // bytes; where line is set, each line may have that many
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= n
+	if b.left < 0 {
+		return 0, errors.New("the engine's answer has no end")
+	}
+	if i := bytes.LastIndexByte(p[:n], '\n'); i >= 0 && b.line > 0 {
+		b.left = b.line - (n - i - 1)
+	}
+	return n, err
 }

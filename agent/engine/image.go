@@ -23,24 +23,27 @@ var ErrNoPilot = errors.New("this build of fairlead carries no pilot")
 
 const pilotRepository = "localhost/fairlead-pilot"
 
-// pilotImage is the pilot for arch as a docker-archive and the tag it has in there. The same binary gives the same
-// bytes, so loading it twice changes nothing in the engine.
-func pilotImage(arch string) (tag string, archive []byte, err error) {
-	packed, err := pilots.ReadFile("pilot/linux-" + arch + ".gz")
+// packedPilot is the pilot for arch, compressed, and its image's tag: another pilot has another tag.
+func packedPilot(arch string) (tag string, packed []byte, err error) {
+	packed, err = pilots.ReadFile("pilot/linux-" + arch + ".gz")
 	if err != nil {
 		return "", nil, fmt.Errorf("%w for %s engines", ErrNoPilot, arch)
 	}
+	return pilotRepository + ":" + digest(packed)[:12] + "-" + arch, packed, nil
+}
+
+// pilotImage is the pilot's image as a docker-archive. The same binary gives the same bytes, so loading it twice changes
+// nothing in the engine.
+func pilotImage(tag, arch string, packed []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	binary, err := io.ReadAll(z)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	tag = pilotRepository + ":" + digest(binary)[:12] + "-" + arch
-	archive, err = dockerArchive(tag, arch, binary)
-	return tag, archive, err
+	return dockerArchive(tag, arch, binary)
 }
 
 func digest(b []byte) string {

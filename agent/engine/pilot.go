@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,10 +11,10 @@ import (
 	"sync"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/pkg/stdcopy"
 )
 
 // Pilot says how a pilot is to be started in the engine's VM.
@@ -21,6 +22,7 @@ type Pilot struct {
 	Instance string   // whose pilot it is: one pilot per instance and engine
 	Args     []string // its command line
 	Hold     bool     // it outlives our stream, and the engine's restart; otherwise the stream's end is its end
+	Tunnel   bool     // it is to be the VM's end of a tunnel, which takes the VM's /dev/net/tun
 }
 
 func (p Pilot) name() string { return "fairlead-pilot-" + p.Instance }
@@ -60,6 +62,9 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 		AutoRemove:     !p.Hold,
 		Resources:      container.Resources{Memory: 64 << 20, PidsLimit: &pids},
 	}
+	if p.Tunnel {
+		host.Devices = []container.DeviceMapping{{PathOnHost: "/dev/net/tun", PathInContainer: "/dev/net/tun", CgroupPermissions: "rw"}}
+	}
 	if p.Hold {
 		host.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}
 	}
@@ -78,28 +83,81 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 	}
 	defer func() {
 		if err != nil {
-			_ = c.ContainerRemove(context.WithoutCancel(ctx), made.ID, container.RemoveOptions{Force: true})
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), usual.call)
+			defer cancel()
+			_ = c.ContainerRemove(ctx, made.ID, container.RemoveOptions{Force: true})
 		}
 	}()
 	// Attached before the start, so that nothing it says is missed.
-	hijacked, err := c.ContainerAttach(ctx, made.ID, container.AttachOptions{Stream: true, Stdin: !p.Hold, Stdout: true, Stderr: true})
+	hijacked, err := c.attach(ctx, made.ID, !p.Hold)
 	if err != nil {
 		return nil, err
 	}
 	s := &pilotStream{conn: c, raw: hijacked.Conn}
 	s.out, s.in = io.Pipe()
 	go func() {
-		_, err := stdcopy.StdCopy(s.in, &s.complaint, hijacked.Reader)
-		if said := s.complaint.String(); said != "" {
-			err = errors.New("pilot: " + strings.TrimSpace(said))
+		err := demux(s.in, &s.complaint, hijacked.Reader)
+		if said := strings.TrimSpace(s.complaint.String()); said != "" {
+			err = errors.New("pilot: " + strings.TrimPrefix(said, "pilot: "))
 		}
 		s.in.CloseWithError(err)
 	}()
 	if err := c.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
 		s.raw.Close()
+		s.out.Close() // or what it says to nobody would wait for ever
 		return nil, err
 	}
 	return s, nil
+}
+
+// attach is ContainerAttach that ends with ctx; the client's own waits for the answer of a frozen engine for ever.
+func (c *connection) attach(ctx context.Context, id string, stdin bool) (types.HijackedResponse, error) {
+	var h types.HijackedResponse
+	var err error
+	done := make(chan struct{})
+	go func() {
+		h, err = c.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: stdin, Stdout: true, Stderr: true})
+		close(done)
+	}()
+	select {
+	case <-done:
+		return h, err
+	case <-ctx.Done():
+		go func() {
+			if <-done; err == nil {
+				h.Close()
+			}
+		}()
+		return types.HijackedResponse{}, fmt.Errorf("attaching to it: %w", ctx.Err())
+	}
+}
+
+// demux copies an attach stream's standard output to out and its standard error to complaint, until its end. Each frame
+// is 8 bytes (stream 1 or 2, 3 zeros, size as big-endian uint32) and its data. Source: Engine API, ContainerAttach,
+// "Stream format".
+func demux(out, complaint io.Writer, in io.Reader) error {
+	for {
+		var head [8]byte
+		if _, err := io.ReadFull(in, head[:]); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		var to io.Writer
+		switch head[0] {
+		case 1:
+			to = out
+		case 2:
+			to = complaint
+		default:
+			return fmt.Errorf("the engine's stream has a frame of unknown kind %d", head[0])
+		}
+		if _, err := io.CopyN(to, in, int64(binary.BigEndian.Uint32(head[4:]))); err == io.EOF {
+			return io.ErrUnexpectedEOF
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // pilotStream is a pilot's standard input and output. What it says on standard error becomes the error of Read.
@@ -144,7 +202,7 @@ func (f *firstWords) String() string {
 
 // loadPilot makes sure that the engine has the pilot's image, and that it has no older one of ours.
 func (c *connection) loadPilot(ctx context.Context) (tag string, err error) {
-	tag, archive, err := pilotImage(c.info.Arch)
+	tag, packed, err := packedPilot(c.info.Arch)
 	if err != nil {
 		return "", err
 	}
@@ -153,12 +211,19 @@ func (c *connection) loadPilot(ctx context.Context) (tag string, err error) {
 	} else if !cerrdefs.IsNotFound(err) {
 		return "", err
 	}
+	archive, err := pilotImage(tag, c.info.Arch, packed)
+	if err != nil {
+		return "", err
+	}
 	answer, err := c.ImageLoad(ctx, bytes.NewReader(archive))
 	if err != nil {
 		return "", fmt.Errorf("loading its image: %w", err)
 	}
-	_, err = io.Copy(io.Discard, io.LimitReader(answer.Body, 1<<20)) // the load is done when its report ends
+	report, err := io.ReadAll(answer.Body) // the load is done when its report ends
 	answer.Body.Close()
+	if err == nil && bytes.Contains(report, []byte(`"errorDetail"`)) { // the engine has sent 200 by then
+		err = fmt.Errorf("the engine says %.500s", report)
+	}
 	if err != nil {
 		return "", fmt.Errorf("loading its image: %w", err)
 	}
@@ -168,7 +233,7 @@ func (c *connection) loadPilot(ctx context.Context) (tag string, err error) {
 
 // removeImages removes our images but keep. One that is still in use by another host's pilot stays.
 func (c *connection) removeImages(ctx context.Context, keep string) {
-	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("reference", pilotRepository))})
+	images, err := c.ImageList(ctx, image.ListOptions{Filters: filters.NewArgs(filters.Arg("reference", pilotRepository), filters.Arg("label", PilotLabel+"=image"))})
 	if err != nil {
 		return
 	}

@@ -79,10 +79,10 @@ func (c Container) Addrs() []netip.Addr {
 func networkOf(n network.Inspect) Network {
 	out := Network{ID: n.ID, Name: n.Name, Driver: n.Driver, Scope: n.Scope, Internal: n.Internal, Options: n.Options}
 	for _, c := range n.IPAM.Config {
-		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+		if p, err := netip.ParsePrefix(c.Subnet); err == nil && !p.Addr().Is4In6() {
 			out.Subnets = append(out.Subnets, p.Masked())
 		}
-		if a, err := netip.ParseAddr(c.Gateway); err == nil {
+		if a, ok := addrOf(c.Gateway); ok {
 			out.Gateways = append(out.Gateways, a)
 		}
 	}
@@ -110,7 +110,7 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 	if in.Config != nil {
 		c.Image, c.Hostname, c.Labels = in.Config.Image, in.Config.Hostname, in.Config.Labels
 		for p := range in.Config.ExposedPorts {
-			if n := p.Int(); n > 0 && n < 1<<16 {
+			if n := p.Int(); n > 0 && n < 1<<16 && slices.Contains([]string{"tcp", "udp", "sctp"}, p.Proto()) {
 				c.Ports = append(c.Ports, Port{Number: uint16(n), Proto: p.Proto()})
 			}
 		}
@@ -122,10 +122,7 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 		})
 	}
 	if in.HostConfig != nil {
-		c.HostNetwork = in.HostConfig.NetworkMode.IsHost()
-		if in.HostConfig.NetworkMode.IsContainer() {
-			c.sharesWith = in.HostConfig.NetworkMode.ConnectedContainer()
-		}
+		c.setMode(in.HostConfig.NetworkMode)
 	}
 	if in.NetworkSettings != nil {
 		c.Endpoints = attachmentsOf(in.NetworkSettings.Networks)
@@ -135,6 +132,35 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 		live = true
 	}
 	return c, live, true
+}
+
+// containerOfSummary is containerOf for a container that the engine lists but cannot tell about: without host name,
+// aliases and ports.
+func containerOfSummary(in container.Summary) (c Container, ok bool) {
+	c = Container{ID: in.ID, Image: in.Image, Labels: in.Labels, State: in.State}
+	for _, name := range in.Names {
+		if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") { // else a link: another's name for it
+			c.Name = name
+		}
+	}
+	c.setMode(container.NetworkMode(in.HostConfig.NetworkMode))
+	if in.NetworkSettings != nil {
+		c.Endpoints = attachmentsOf(in.NetworkSettings.Networks)
+	}
+	return c, c.ID != ""
+}
+
+func (c *Container) setMode(m container.NetworkMode) {
+	c.HostNetwork = m.IsHost()
+	if m.IsContainer() {
+		c.sharesWith = m.ConnectedContainer()
+	}
+}
+
+// addrOf reads an address: IPv4 written as IPv6 is IPv4, and one with a zone means nothing on another machine.
+func addrOf(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	return a.Unmap(), err == nil && a.Zone() == ""
 }
 
 func attachmentsOf(networks map[string]*network.EndpointSettings) []Attachment {
@@ -148,8 +174,8 @@ func attachmentsOf(networks map[string]*network.EndpointSettings) []Attachment {
 			a.Aliases = a.Aliases[:maxAliases]
 		}
 		for _, s := range []string{e.IPAddress, e.GlobalIPv6Address} {
-			if ip, err := netip.ParseAddr(s); err == nil {
-				a.Addrs = append(a.Addrs, ip.Unmap())
+			if ip, ok := addrOf(s); ok {
+				a.Addrs = append(a.Addrs, ip)
 			}
 		}
 		out = append(out, a)

@@ -3,12 +3,10 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -33,21 +31,13 @@ type Update struct {
 	Gone       []string    // ids of containers that are no longer live
 }
 
-const (
-	// A stopped engine or VM must be noticed within 10 s: two pings of pingTimeout, the first at most pingEvery after the stop.
-	pingEvery   = 3 * time.Second
-	pingTimeout = 3 * time.Second
-	relistEvery = time.Minute // corrects what hints missed (the engine drops events that a subscriber is slow to take)
-	lookers     = 8           // parallel inspects
-	backoffMin  = 250 * time.Millisecond
-	backoffMax  = 15 * time.Second
-)
+const lookers = 8 // parallel inspects
 
 // Watch tells sink what the engine has, until ctx ends: a full listing after each connect and every minute, changes in
 // between. sink is called from one goroutine at a time and must not block for long. A lost engine is dialled again with
 // growing, jittered pauses.
 func (e *Engine) Watch(ctx context.Context, sink func(Update)) {
-	pause := backoffMin
+	pause := e.pace.backoffMin
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := e.session(ctx, sink)
@@ -55,14 +45,14 @@ func (e *Engine) Watch(ctx context.Context, sink func(Update)) {
 			return
 		}
 		sink(Update{Down: err})
-		if time.Since(started) > backoffMax {
-			pause = backoffMin
+		if time.Since(started) > e.pace.backoffMax {
+			pause = e.pace.backoffMin
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)):
 		}
-		pause = min(2*pause, backoffMax)
+		pause = min(2*pause, e.pace.backoffMax)
 	}
 }
 
@@ -73,7 +63,7 @@ func (e *Engine) Snapshot(ctx context.Context) (Update, error) {
 		return Update{}, err
 	}
 	defer c.Close()
-	s := &session{conn: c}
+	s := &session{Engine: e, conn: c}
 	u, err := s.list(ctx)
 	u.Info = &c.info
 	return u, err
@@ -81,6 +71,7 @@ func (e *Engine) Snapshot(ctx context.Context) (Update, error) {
 
 // session is one connection's life: subscribe, then list, then follow.
 type session struct {
+	*Engine
 	conn  *connection
 	known map[string]Container // what sink was told, by id
 	born  map[string]Container // created, not started: their labels and names, ready for the moment they get an address
@@ -89,6 +80,7 @@ type session struct {
 	hinted   map[string]bool // containers to look at again
 	joining  []joining       // containers that were just given an address
 	networks bool            // the networks are to be listed again
+	looks    int             // containers being looked at, or just looked at and not told
 	poke     chan struct{}
 }
 
@@ -96,12 +88,13 @@ type joining struct{ network, container string }
 
 // looked is the outcome of looking at one container.
 type looked struct {
-	id    string
-	c     Container
-	live  bool
-	born  bool // exists, but was never started
-	err   error
-	early bool // seen by its network before the engine says that it runs
+	id      string
+	c       Container
+	live    bool
+	born    bool // exists, but was never started
+	early   bool // seen by its network before the engine says that it runs
+	unknown bool // the engine answers, but cannot tell about this one
+	err     error
 }
 
 func (e *Engine) session(ctx context.Context, sink func(Update)) error {
@@ -113,14 +106,20 @@ func (e *Engine) session(ctx context.Context, sink func(Update)) error {
 	}
 	defer conn.Close()
 
-	s := &session{conn: conn, known: map[string]Container{}, born: map[string]Container{}, hinted: map[string]bool{}, poke: make(chan struct{}, 1)}
-	// The engine's clock, not ours; a second earlier closes the gap between its answer header and its subscription.
-	since := conn.systemTime.Add(-time.Second)
-	stream, errs := conn.Events(ctx, events.ListOptions{
-		Since:   fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()),
+	s := &session{Engine: e, conn: conn, known: map[string]Container{}, born: map[string]Container{}, hinted: map[string]bool{}, poke: make(chan struct{}, 1)}
+	go s.ping(ctx, cancel)
+	opts := events.ListOptions{
 		Filters: filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType))),
-	})
+	}
+	if !conn.systemTime.IsZero() {
+		// The engine's clock, not ours; a second earlier closes the gap between its answer header and its subscription.
+		since := conn.systemTime.Add(-time.Second)
+		opts.Since = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond())
+	}
+	subscribed := make(chan struct{})
 	go func() {
+		stream, errs := conn.Events(ctx, opts) // returns when the answer's header is here
+		close(subscribed)
 		for {
 			select {
 			case m := <-stream:
@@ -136,7 +135,12 @@ func (e *Engine) session(ctx context.Context, sink func(Update)) error {
 			}
 		}
 	}()
-	go s.ping(ctx, cancel)
+
+	select {
+	case <-subscribed:
+	case <-time.After(s.pace.pingTimeout): // an engine that sends no header before the first event; Since has us miss none
+	case <-ctx.Done():
+	}
 
 	u, err := s.list(ctx)
 	if err != nil {
@@ -144,6 +148,8 @@ func (e *Engine) session(ctx context.Context, sink func(Update)) error {
 	}
 	u.Info = &conn.info
 	sink(u)
+	e.live.Store(s)
+	defer e.live.Store(nil)
 	return s.follow(ctx, sink)
 }
 
@@ -156,7 +162,7 @@ func causeOr(ctx context.Context, err error) error {
 
 // ping notices an engine that holds its connections open and answers nothing: the event stream itself is silent by nature.
 func (s *session) ping(ctx context.Context, cancel context.CancelCauseFunc) {
-	t := time.NewTicker(pingEvery)
+	t := time.NewTicker(s.pace.pingEvery)
 	defer t.Stop()
 	for strikes := 0; ; {
 		if strikes == 0 {
@@ -166,9 +172,7 @@ func (s *session) ping(ctx context.Context, cancel context.CancelCauseFunc) {
 			case <-t.C:
 			}
 		}
-		pctx, done := context.WithTimeout(ctx, pingTimeout)
-		_, err := s.conn.Ping(pctx)
-		done()
+		err := s.alive(ctx)
 		if err == nil {
 			strikes = 0
 			continue
@@ -178,6 +182,13 @@ func (s *session) ping(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		}
 	}
+}
+
+func (s *session) alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.pace.pingTimeout)
+	defer cancel()
+	_, err := s.conn.Ping(ctx)
+	return err
 }
 
 // hint notes which objects an event is about. Podman puts the container's id where Docker has the network's, so either is taken.
@@ -207,6 +218,11 @@ func (s *session) hint(m events.Message) {
 		}
 	}
 	s.mu.Unlock()
+	s.nudge()
+}
+
+// nudge has follow see what was noted.
+func (s *session) nudge() {
 	select {
 	case s.poke <- struct{}{}:
 	default:
@@ -223,7 +239,7 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 		looking[id] = true
 		go func() {
 			slots <- struct{}{}
-			r := s.look(ctx, id)
+			r := s.look(ctx, id, 3*s.pace.call) // the engine holds an inspect back while it starts the container
 			<-slots
 			select {
 			case results <- r:
@@ -231,7 +247,15 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 			}
 		}()
 	}
-	relist := time.NewTicker(relistEvery)
+	unborn := map[string][]looked{}
+	tellEarly := func(r looked) bool {
+		_, ok := s.bornOrKnown(r.id)
+		if ok {
+			s.tell(sink, r)
+		}
+		return ok
+	}
+	relist := time.NewTicker(s.pace.relistEvery)
 	defer relist.Stop()
 	for {
 		select {
@@ -247,6 +271,7 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 			s.mu.Lock()
 			hinted, joins, networks := s.hinted, s.joining, s.networks
 			s.hinted, s.joining, s.networks = map[string]bool{}, nil, false
+			s.looks++ // until what was taken is being looked at
 			s.mu.Unlock()
 			if networks {
 				nets, err := s.listNetworks(ctx)
@@ -272,56 +297,70 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 					look(id)
 				}
 			}
+			s.setLooks(len(looking))
 		case r := <-results:
 			if r.early {
-				// A look that ended meanwhile knows more.
-				if looking[r.id] {
-					s.tell(sink, r)
+				// A look that ended meanwhile knows more. Before the first one it is not known whether it wants to be seen.
+				if looking[r.id] && !tellEarly(r) {
+					unborn[r.id] = append(unborn[r.id], r)
 				}
 				continue
 			}
 			delete(looking, r.id)
-			if r.err == nil {
-				s.tell(sink, r)
-			} else if !answered(r.err) {
+			if r.err != nil {
 				return causeOr(ctx, r.err)
 			}
+			if !r.unknown {
+				s.tell(sink, r)
+			}
 			if again[r.id] {
+				for _, e := range unborn[r.id] {
+					tellEarly(e)
+				}
 				delete(again, r.id)
 				look(r.id)
 			}
+			delete(unborn, r.id)
+			s.setLooks(len(looking))
 		}
 	}
+}
+
+func (s *session) setLooks(n int) {
+	s.mu.Lock()
+	s.looks = n
+	s.mu.Unlock()
 }
 
 // tell turns the outcome of a look into an Update, for the container and for those that share its network.
 func (s *session) tell(sink func(Update), r looked) {
 	var u Update
-	switch before, ok := s.bornOrKnown(r.id); {
-	case r.early && !ok:
-		return // its labels are not known yet, so neither is whether it wants to be seen
+	switch {
 	case r.early:
+		before, _ := s.bornOrKnown(r.id)
 		r.c, r.live = before.withAttachment(r.c.Endpoints[0]), true
 	case r.born:
 		s.born[r.id] = r.c
 	default:
 		delete(s.born, r.id)
 	}
-	if r.live {
+	_, was := s.known[r.id]
+	switch {
+	case r.live:
 		s.known[r.id] = r.c
 		u.Containers = append(u.Containers, s.shared(r.c))
-		for _, d := range s.known {
-			if d.sharesWith == r.id {
-				u.Containers = append(u.Containers, s.shared(d))
-			}
-		}
-	} else if _, was := s.known[r.id]; was {
+	case was:
 		delete(s.known, r.id)
 		u.Gone = []string{r.id}
+	default:
+		return
 	}
-	if u.Containers != nil || u.Gone != nil {
-		sink(u)
+	for _, d := range s.known {
+		if d.sharesWith == r.id {
+			u.Containers = append(u.Containers, s.shared(d))
+		}
 	}
+	sink(u)
 }
 
 func (s *session) bornOrKnown(id string) (Container, bool) {
@@ -357,36 +396,36 @@ func (s *session) shared(c Container) Container {
 	return c
 }
 
-func (s *session) look(ctx context.Context, id string) looked {
-	ctx, cancel := context.WithTimeout(ctx, 3*callTimeout) // the engine holds an inspect back while it starts the container
+// look inspects one container, for as long as patience. An error means that the engine is gone, not just this answer: one
+// container that it cannot tell about must hide no other.
+func (s *session) look(ctx context.Context, id string, patience time.Duration) looked {
+	lctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	in, err := s.conn.ContainerInspect(ctx, id)
+	in, err := s.conn.ContainerInspect(lctx, id)
 	if cerrdefs.IsNotFound(err) {
 		return looked{id: id}
 	}
-	if err != nil {
-		return looked{id: id, err: fmt.Errorf("inspecting container %.12s: %w", id, err)}
-	}
 	c, live, ok := containerOf(in)
-	if !ok || c.Labels[PilotLabel] != "" {
+	if err == nil && !ok {
+		err = errors.New("the answer is no container")
+	}
+	if err != nil {
+		if s.alive(ctx) != nil {
+			return looked{id: id, err: fmt.Errorf("inspecting container %.12s: %w", id, err)}
+		}
+		s.log.Warn("inspecting container", "id", id, "err", err)
+		return looked{id: id, unknown: true}
+	}
+	if c.Labels[PilotLabel] != "" {
 		return looked{id: id}
 	}
 	return looked{id: id, c: c, live: live, born: !live && c.State == "created"}
 }
 
-// answered tells whether the engine spoke, though with an error or nonsense: then only this object is unknown, and the
-// connection is good.
-func answered(err error) bool {
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	return errors.As(err, &syntax) || errors.As(err, &kind) || cerrdefs.IsInternal(err) || cerrdefs.IsInvalidArgument(err) ||
-		cerrdefs.IsConflict(err) || cerrdefs.IsPermissionDenied(err) || cerrdefs.IsUnavailable(err)
-}
-
 // peek reads a joining container's address from its network: the engine answers that at once, while it holds back an
 // inspect of the container until its process runs.
 func (s *session) peek(ctx context.Context, j joining) (looked, bool) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.pace.call)
 	defer cancel()
 	n, err := s.conn.NetworkInspect(ctx, j.network, network.InspectOptions{})
 	if err != nil {
@@ -398,15 +437,16 @@ func (s *session) peek(ctx context.Context, j joining) (looked, bool) {
 	}
 	a := Attachment{NetworkID: n.ID, Network: n.Name}
 	for _, s := range []string{e.IPv4Address, e.IPv6Address} {
-		if p, err := netip.ParsePrefix(s); err == nil {
-			a.Addrs = append(a.Addrs, p.Addr().Unmap())
+		s, _, _ = strings.Cut(s, "/")
+		if ip, ok := addrOf(s); ok {
+			a.Addrs = append(a.Addrs, ip)
 		}
 	}
 	return looked{id: j.container, c: Container{Endpoints: []Attachment{a}}, early: true}, len(a.Addrs) > 0
 }
 
 func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.pace.call)
 	defer cancel()
 	in, err := s.conn.NetworkList(ctx, network.ListOptions{})
 	if err != nil {
@@ -426,7 +466,7 @@ func (s *session) list(ctx context.Context) (Update, error) {
 	if err != nil {
 		return Update{}, err
 	}
-	lctx, cancel := context.WithTimeout(ctx, 3*callTimeout)
+	lctx, cancel := context.WithTimeout(ctx, 3*s.pace.call)
 	defer cancel()
 	sums, err := s.conn.ContainerList(lctx, container.ListOptions{})
 	if err != nil {
@@ -440,19 +480,22 @@ func (s *session) list(ctx context.Context) (Update, error) {
 		slots <- struct{}{}
 		go func() {
 			defer wg.Done()
-			found[i] = s.look(ctx, sum.ID)
+			found[i] = s.look(ctx, sum.ID, s.pace.look)
 			<-slots
 		}()
 	}
 	wg.Wait()
 	before := s.known
 	s.known = map[string]Container{}
-	for _, f := range found {
+	for i, f := range found {
 		if f.err != nil {
-			if !answered(f.err) {
-				return Update{}, f.err
+			return Update{}, f.err
+		}
+		if f.unknown {
+			if f.c, f.live = before[f.id]; !f.live {
+				f.c, f.live = containerOfSummary(sums[i])
+				f.live = f.live && f.c.Labels[PilotLabel] == ""
 			}
-			f.c, f.live = before[f.id], before[f.id].ID != ""
 		}
 		if f.live {
 			s.known[f.id] = f.c

@@ -41,9 +41,9 @@ func report(w io.Writer, err error) int {
 		return int(silent)
 	}
 	p := agent.Explain(err)
-	fmt.Fprintf(w, "fairlead: %s\n", strings.Join(strings.Fields(p.Error()), " "))
+	fmt.Fprintf(w, "fairlead: %v\n", p)
 	if p.Hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", p.Hint)
+		fmt.Fprintf(w, "hint: %s\n", strings.ReplaceAll(p.Hint, "\n", " ")) // it may repeat what was typed
 	}
 	return p.Code
 }
@@ -65,13 +65,10 @@ func command() *cobra.Command {
   ping web.docker                 the proof`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          noArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &agent.Problem{Code: agent.ExitUsage, Err: err, Hint: c.CommandPath() + " --help"}
 	})
-	root.CompletionOptions.HiddenDefaultCmd = false
 	s.register(root)
 	root.AddCommand(
 		setupNetwork(s), teardownNetwork(s), runAgent(s), status(s), ls(s), query(s), config(s), versionCmd(s),
@@ -84,21 +81,44 @@ func command() *cobra.Command {
 		notYet("trace", "Follow one name link by link", errors.New("trace is not in this build yet"), "fairlead status and fairlead query NAME show most of it"),
 		notYet("doctor", "Check every link", errors.New("doctor is not in this build yet"), "fairlead status shows what was refused and why"),
 	)
-	for _, c := range root.Commands() {
-		if c.Args == nil {
-			c.Args = noArgs
-		}
-	}
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	strict(root)
 	return root
 }
 
-// noArgs refuses arguments: an unknown verb for the root, a superfluous word for the others.
+// strict makes c and the commands below it refuse words that they do not know. A command that does nothing by itself prints
+// its help.
+func strict(c *cobra.Command) {
+	switch {
+	case c.Name() == "help":
+		c.Args = helpTopic
+	case c.HasSubCommands():
+		c.Args, c.RunE = noArgs, func(c *cobra.Command, _ []string) error { return c.Help() }
+	case c.Args == nil || c.Parent().Name() == "completion":
+		c.Args = noArgs
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+// helpTopic refuses to help with a command that there is not.
+func helpTopic(c *cobra.Command, args []string) error {
+	known, rest, err := c.Root().Find(args)
+	if err == nil && len(rest) == 0 {
+		return nil
+	}
+	return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("unknown command %q", strings.Join(args, " ")), Hint: known.CommandPath() + " --help"}
+}
+
+// noArgs refuses arguments: an unknown verb where verbs can follow, a superfluous word elsewhere.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	what := "unexpected argument"
-	if !c.HasParent() {
+	if c.HasSubCommands() {
 		what = "unknown command"
 	}
 	return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("%s %q", what, args[0]), Hint: c.CommandPath() + " --help"}
@@ -113,11 +133,14 @@ func exactly(n int, what string) cobra.PositionalArgs {
 	}
 }
 
-// notYet is a verb of the contract that this build does not have.
+// notYet is a verb of the contract that this build does not have. It takes any words, as its own are to come.
 func notYet(name, short string, err error, hint string) *cobra.Command {
-	return &cobra.Command{Use: name, Short: short + " (not yet)", Args: cobra.ArbitraryArgs, RunE: func(*cobra.Command, []string) error {
-		return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: hint}
-	}}
+	return &cobra.Command{
+		Use: name, Short: short + " (not yet)", Args: cobra.ArbitraryArgs, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		RunE: func(*cobra.Command, []string) error {
+			return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: hint}
+		},
+	}
 }
 
 // settings are the flags that every verb shares.
@@ -161,7 +184,7 @@ func (s *settings) load() (agent.Config, error) {
 		return v, v != nil
 	}
 	path, asked := platform.DefaultConfig, false
-	if v, ok := os.LookupEnv("FAIRLEAD_CONFIG"); ok {
+	if v := os.Getenv("FAIRLEAD_CONFIG"); v != "" {
 		path, asked = v, true
 	}
 	if v := s.flags["config"].values; v != nil {

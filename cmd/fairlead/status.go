@@ -89,6 +89,11 @@ func printStatus(w io.Writer, st agent.Status) {
 		case "":
 		case platform.Gateway:
 			fmt.Fprintf(w, "reach    %s: gateway %v on %s, as %v (%s)\n", e.Name, e.Reach.Via, e.Reach.Dev, e.Reach.Source, e.Reach.Why)
+		case platform.Tunnel:
+			fmt.Fprintf(w, "reach    %s: tunnel (%s)\n", e.Name, e.Reach.Why)
+			if e.Tunnel != nil {
+				fmt.Fprintf(w, "tunnel   %s: %s\n", e.Name, trafficLine(e))
+			}
 		default:
 			fmt.Fprintf(w, "reach    %s: %s (%s)\n", e.Name, e.Reach.Kind, e.Reach.Why)
 		}
@@ -108,4 +113,11 @@ func printStatus(w io.Writer, st agent.Status) {
 	for _, l := range st.Losers {
 		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
 	}
+}
+
+// trafficLine says what went through an engine's tunnel.
+func trafficLine(e agent.EngineStatus) string {
+	st := e.Tunnel.Stats
+	return fmt.Sprintf("%s, sent %d packets (%d bytes, %d dropped), received %d (%d bytes, %d dropped)", e.Tunnel.Dev,
+		st.Sent.Packets, st.Sent.Bytes, st.Sent.Drops, st.Received.Packets, st.Received.Bytes, st.Received.Drops)
 }

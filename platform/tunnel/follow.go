@@ -8,24 +8,56 @@ import (
 )
 
 // Follow is the pilot's end of a stream. It passes every admission to admit and its report back, and repeats the last one
-// at each wake; that report is sent when it tells something new. It owns the stream and returns when that ends (nil), falls
+// at each wake; that report is sent when it tells something new. It makes this machine's end of a link itself, a TUN
+// device that goes when Follow returns or the process ends. It owns the stream and returns when that ends (nil), falls
 // silent (ErrSilent), speaks nonsense, or ctx ends; then the caller takes back what admit did. A stream whose Close does
-// not free a blocked Read, like stdin, leaves that one goroutine behind.
+// not free a blocked Read leaves that one goroutine behind.
 func Follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}, admit func(Admission) Report) error {
-	l := newLink(ctx, stream)
+	return follow(ctx, stream, wake, admit, openPilotPort)
+}
+
+func follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}, admit func(Admission) Report, open func(Link) (port, linked, error)) error {
+	w := newWire(ctx, stream)
+	var pump *pump
+	defer func() {
+		if pump != nil {
+			<-pump.done
+		}
+	}()
+	link := func(asked Link) (linked, error) {
+		if pump != nil {
+			return linked{}, errors.New("this stream has its link already")
+		}
+		if err := asked.check(); err != nil {
+			return linked{}, err
+		}
+		port, got, err := open(asked)
+		if err == nil {
+			pump = startPump(w, port, asked.toHost, asked.toVM)
+		}
+		return got, err
+	}
 	var asked *Admission
 	var told Report
 	for {
 		select {
-		case f := <-l.in:
+		case f := <-w.in:
 			var req request
-			if err := parseJSON(f, kindAdmit, &req); err != nil {
-				l.end(err)
+			if err := parseJSON(f, kindRequest, &req); err != nil {
+				w.end(err)
+				continue
+			}
+			if req.Link != nil {
+				got, err := link(*req.Link)
+				if err != nil {
+					got.Error = err.Error()
+				}
+				w.answer(answer{ID: req.ID, Linked: &got})
 				continue
 			}
 			asked = &req.Admission
 			told = admit(*asked)
-			l.tell(req.ID, told)
+			w.tell(req.ID, told)
 		case <-wake:
 			if asked == nil {
 				continue
@@ -36,22 +68,24 @@ func Follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}
 			if news || !reflect.DeepEqual(seen, told) {
 				told = seen
 				seen.Changed = news
-				l.tell(0, seen)
+				w.tell(0, seen)
 			}
-		case <-l.done:
-			if errors.Is(l.err, io.EOF) {
+		case <-w.done:
+			if errors.Is(w.err, io.EOF) {
 				return nil
 			}
-			return l.err
+			return w.err
 		}
 	}
 }
 
-func (l *link) tell(id uint64, r Report) {
-	f, err := reportFrame(id, r)
+func (w *wire) tell(id uint64, r Report) { w.answer(answer{ID: id, Report: r}) }
+
+func (w *wire) answer(a answer) {
+	f, err := answerFrame(a)
 	if err != nil {
-		l.end(err)
+		w.end(err)
 		return
 	}
-	l.send(f)
+	w.send(f)
 }

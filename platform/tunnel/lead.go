@@ -9,8 +9,8 @@ import (
 
 // Lease is the host's end of a stream to a pilot. Admissions last as long as it does.
 type Lease struct {
-	link    *link
-	turn    chan struct{} // held by the Admit under way
+	wire    *wire
+	turn    chan struct{} // held by the request under way
 	id      uint64        // of the newest request; guarded by turn
 	answers chan answer
 	reports chan Report
@@ -20,7 +20,7 @@ type Lease struct {
 // Close, with ctx, with the stream, or when the pilot is silent for 15 s.
 func Lead(ctx context.Context, stream io.ReadWriteCloser) *Lease {
 	l := &Lease{
-		link:    newLink(ctx, stream),
+		wire:    newWire(ctx, stream),
 		turn:    make(chan struct{}, 1),
 		answers: make(chan answer, 1),
 		reports: make(chan Report, 1),
@@ -32,40 +32,41 @@ func Lead(ctx context.Context, stream io.ReadWriteCloser) *Lease {
 // Admit asks the pilot to make a true, in place of what was asked before, and returns what it then saw. The error is the
 // stream's or ctx's; what went wrong in the VM stands in the report.
 func (l *Lease) Admit(ctx context.Context, a Admission) (Report, error) {
-	r, err := l.admit(ctx, a)
+	got, err := l.ask(ctx, request{Admission: a})
 	if err != nil {
 		return Report{}, fmt.Errorf("ask the pilot: %w", err)
 	}
-	return r, nil
+	return got.Report, nil
 }
 
-func (l *Lease) admit(ctx context.Context, a Admission) (Report, error) {
+func (l *Lease) ask(ctx context.Context, r request) (answer, error) {
 	select {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
 	case <-ctx.Done():
-		return Report{}, context.Cause(ctx)
+		return answer{}, context.Cause(ctx)
 	case <-l.Done():
-		return Report{}, l.reason()
+		return answer{}, l.reason()
 	}
 	l.id++
-	f, err := jsonFrame(kindAdmit, request{ID: l.id, Admission: a})
+	r.ID = l.id
+	f, err := jsonFrame(kindRequest, r)
 	if err != nil {
-		return Report{}, err
+		return answer{}, err
 	}
-	out := l.link.out
+	out := l.wire.out
 	for {
 		select {
 		case out <- f:
 			out = nil
 		case got := <-l.answers:
 			if got.ID == l.id { // else the late answer to a request whose ctx had ended
-				return got.Report, nil
+				return got, nil
 			}
 		case <-ctx.Done():
-			return Report{}, context.Cause(ctx)
+			return answer{}, context.Cause(ctx)
 		case <-l.Done():
-			return Report{}, l.reason()
+			return answer{}, l.reason()
 		}
 	}
 }
@@ -75,20 +76,20 @@ func (l *Lease) admit(ctx context.Context, a Admission) (Report, error) {
 func (l *Lease) Reports() <-chan Report { return l.reports }
 
 // Done is closed when the lease has ended; the pilot takes back what it changed.
-func (l *Lease) Done() <-chan struct{} { return l.link.done }
+func (l *Lease) Done() <-chan struct{} { return l.wire.done }
 
 // Err says why the lease ended: nil as long as it lasts and after Close, io.EOF when the pilot's side ended it.
 func (l *Lease) Err() error {
 	select {
 	case <-l.Done():
-		return l.link.err
+		return l.wire.err
 	default:
 		return nil
 	}
 }
 
 // Close ends the lease. The pilot takes back its rules and exits; that it has done so shows by its container's end.
-func (l *Lease) Close() { l.link.end(nil) }
+func (l *Lease) Close() { l.wire.end(nil) }
 
 var errClosed = errors.New("the lease is closed")
 
@@ -106,10 +107,10 @@ func (l *Lease) reason() error {
 func (l *Lease) listen() {
 	for {
 		select {
-		case f := <-l.link.in:
-			switch a, err := parseReport(f); {
+		case f := <-l.wire.in:
+			switch a, err := parseAnswer(f); {
 			case err != nil:
-				l.link.end(err)
+				l.wire.end(err)
 			case a.ID == 0:
 				replace(l.reports, a.Report)
 			default:

@@ -1,4 +1,5 @@
-// Package tunnel carries frames between fairlead on the host and its pilot in the engine's VM, over one byte stream.
+// Package tunnel carries frames between fairlead on the host and its pilot in the engine's VM, over one byte stream: what
+// is asked and answered, and IP packets between a TUN device on each side.
 //
 // The stream is a lease. Lead, on the host, asks the pilot to admit this host's packets; Follow, in the VM, does so and
 // returns when the stream ends or falls silent, and then the pilot takes everything back. Both sides say that they are
@@ -11,6 +12,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
+	"slices"
 )
 
 // Admission is what the host asks of the VM: let packets from Sources through to the container Subnets, and the answers
@@ -32,21 +35,71 @@ type Report struct {
 	Version string   `json:"version"`        // the pilot's
 }
 
-// The control frames' payloads. An answer bears the ID of its request; 0 is a report nobody asked for.
+// Link is a point-to-point link for IP packets between the host and the VM: one IPv4 address and one IPv6 address at each
+// end, or one of a family that both ends have. They should be private and nobody else's.
+type Link struct {
+	Tag   string       `json:"tag"` // as in Admission
+	Host  []netip.Addr `json:"host"`
+	Pilot []netip.Addr `json:"pilot"`
+	MTU   int          `json:"mtu"` // 1280 to 65535; 0 is the largest that both ends can
+}
+
+// check refuses what is no link.
+func (l Link) check() error {
+	if !tagForm.MatchString(l.Tag) {
+		return fmt.Errorf("tag %q is not 8 lower-case hex digits", l.Tag)
+	}
+	if len(l.Host) == 0 || len(l.Host) > 2 || len(l.Pilot) != len(l.Host) {
+		return fmt.Errorf("a link has an address of one or two families at each end, not %v and %v", l.Host, l.Pilot)
+	}
+	for i, a := range slices.Concat(l.Host, l.Pilot) {
+		if !a.IsGlobalUnicast() || a.Zone() != "" || a.Is4In6() {
+			return fmt.Errorf("%v is no address for a link", a)
+		}
+		if o := l.Pilot[i%len(l.Host)]; a.Is6() != o.Is6() || i < len(l.Host) && a == o {
+			return fmt.Errorf("%v and %v do not make a link", a, o)
+		}
+	}
+	if len(l.Host) == 2 && l.Host[0].Is6() == l.Host[1].Is6() {
+		return fmt.Errorf("%v and %v are of one family", l.Host[0], l.Host[1])
+	}
+	if l.MTU < minMTU || l.MTU > maxPacket {
+		return fmt.Errorf("mtu %d is not from %d to %d", l.MTU, minMTU, maxPacket)
+	}
+	return nil
+}
+
+const minMTU = 1280 // IPv6 needs it (RFC 8200 5)
+
+var tagForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
+
+// linked is what the VM's end of a link was seen to be.
+type linked struct {
+	Dev   string       `json:"dev"`
+	MTU   int          `json:"mtu"`
+	Addrs []netip.Addr `json:"addrs"`           // those of Link.Pilot whose peer is behind Dev
+	Lacks string       `json:"lacks,omitempty"` // why they are not all
+	Error string       `json:"error,omitempty"` // why there is no link
+}
+
+// The control frames' payloads. A request is for a link, or else an admission. An answer bears the ID of its request; 0 is
+// a report nobody asked for.
 type (
 	request struct {
 		ID        uint64    `json:"id"`
 		Admission Admission `json:"admission"`
+		Link      *Link     `json:"link,omitempty"`
 	}
 	answer struct {
-		ID     uint64 `json:"id"`
-		Report Report `json:"report"`
+		ID     uint64  `json:"id"`
+		Report Report  `json:"report"`
+		Linked *linked `json:"linked,omitempty"`
 	}
 )
 
 // WriteReport writes one report frame, for a pilot that is held without a stream.
 func WriteReport(w io.Writer, r Report) error {
-	f, err := reportFrame(0, r)
+	f, err := answerFrame(answer{Report: r})
 	if err != nil {
 		return err
 	}
@@ -57,25 +110,25 @@ func WriteReport(w io.Writer, r Report) error {
 // ReadReport reads the one report frame of a pilot that is held without a stream. The error is io.EOF when the stream
 // ends before it.
 func ReadReport(r io.Reader) (Report, error) {
-	f, err := readFrame(r)
+	f, err := (&frameReader{Reader: r}).next()
 	if err != nil {
 		return Report{}, err
 	}
-	a, err := parseReport(f)
+	a, err := parseAnswer(f)
 	return a.Report, err
 }
 
-func reportFrame(id uint64, r Report) (frame, error) {
+func answerFrame(a answer) (frame, error) {
 	// Rules may be many more than people read; a frame is bounded.
 	const most = 256
-	if n := len(r.Rules); n > most {
-		r.Rules = append(r.Rules[:most:most], fmt.Sprintf("and %d more", n-most))
+	if n := len(a.Report.Rules); n > most {
+		a.Report.Rules = append(a.Report.Rules[:most:most], fmt.Sprintf("and %d more", n-most))
 	}
-	return jsonFrame(kindReport, answer{ID: id, Report: r})
+	return jsonFrame(kindAnswer, a)
 }
 
-func parseReport(f frame) (a answer, err error) {
-	return a, parseJSON(f, kindReport, &a)
+func parseAnswer(f frame) (a answer, err error) {
+	return a, parseJSON(f, kindAnswer, &a)
 }
 
 func jsonFrame(k kind, v any) (frame, error) {

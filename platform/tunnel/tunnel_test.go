@@ -101,7 +101,7 @@ func TestASlowFrameIsASignOfLife(t *testing.T) {
 			ended <- Follow(t.Context(), vm, nil, func(a Admission) Report { asked <- a; return Report{} })
 		}()
 		go io.Copy(io.Discard, host)
-		f, err := jsonFrame(kindAdmit, request{ID: 1, Admission: admission})
+		f, err := jsonFrame(kindRequest, request{ID: 1, Admission: admission})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,16 +222,16 @@ func TestAWakeTellsOnlyNews(t *testing.T) {
 }
 
 func TestNonsenseEndsTheStream(t *testing.T) {
-	big := appendFrame(nil, frame{kindAdmit, make([]byte, maxPayload+1)})
+	big := appendFrame(nil, frame{kindRequest, make([]byte, maxPayload+1)})
 	for _, c := range []struct {
 		name, sends, want string
 	}{
 		{"text", "exec /pilot: no such file or directory\n", `not a stream of frames: it says "exec "`},
 		{"oversize", string(big), "not a stream of frames"},
 		{"unknown kind", string(appendFrame(nil, frame{kind: 77})), "frame of unknown kind 77"},
-		{"wrong way round", string(appendFrame(nil, frame{kindReport, []byte("{}")})), "got report where admission was due"},
-		{"broken json", string(appendFrame(nil, frame{kindAdmit, []byte("{")})), "decode admission"},
-		{"broken address", string(appendFrame(nil, frame{kindAdmit, []byte(`{"admission":{"sources":["1.2.3"]}}`)})), "decode admission"},
+		{"wrong way round", string(appendFrame(nil, frame{kindAnswer, []byte("{}")})), "got answer where request was due"},
+		{"broken json", string(appendFrame(nil, frame{kindRequest, []byte("{")})), "decode request"},
+		{"broken address", string(appendFrame(nil, frame{kindRequest, []byte(`{"admission":{"sources":["1.2.3"]}}`)})), "decode request"},
 		{"cut in the header", "\x00\x00", "unexpected EOF"},
 		{"cut in the payload", "\x00\x00\x00\x09\x02{}", "2 of 9 bytes: unexpected EOF"},
 	} {
@@ -281,11 +281,11 @@ func TestAReportAlwaysFitsItsFrame(t *testing.T) {
 func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(appendFrame(nil, frame{kind: kindPing}))
-	f.Add(appendFrame(nil, frame{kindAdmit, []byte(`{"id":1}`)}))
+	f.Add(appendFrame(nil, frame{kindRequest, []byte(`{"id":1}`)}))
 	f.Add([]byte("\xff\xff\xff\xff\x02"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
-		got, err := readFrame(r)
+		got, err := (&frameReader{Reader: r}).next()
 		if err != nil {
 			if err == io.EOF && len(in) != 0 {
 				t.Fatalf("clean end in the middle of %q", in)
@@ -305,7 +305,7 @@ func (script) Write(p []byte) (int, error) { return len(p), nil }
 func (script) Close() error                { return nil }
 
 func FuzzFollow(f *testing.F) {
-	req, err := jsonFrame(kindAdmit, request{ID: 1, Admission: admission})
+	req, err := jsonFrame(kindRequest, request{ID: 1, Admission: admission})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -1,0 +1,902 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/events"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// watching follows a Watch: the picture that its updates make.
+type watching struct {
+	t       testing.TB
+	updates chan Update
+	ended   chan struct{}
+	cancel  context.CancelFunc
+
+	containers map[string]Container
+	networks   []Network
+	info       *Info
+	downs      []error
+	fulls      int
+}
+
+func brisk() pace {
+	p := usual
+	p.backoffMin = 5 * time.Millisecond
+	p.backoffMax = 20 * time.Millisecond
+	return p
+}
+
+// watch starts a Watch that ends with the test.
+func watch(t testing.TB, url string, p pace) *watching {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watching{t: t, updates: make(chan Update, 1<<14), ended: make(chan struct{}), cancel: cancel, containers: map[string]Container{}}
+	e := at(url)
+	e.pace = p
+	go func() {
+		defer close(w.ended)
+		e.Watch(ctx, func(u Update) { w.updates <- u })
+	}()
+	t.Cleanup(w.end)
+	return w
+}
+
+func (w *watching) end() {
+	w.cancel()
+	select {
+	case <-w.ended:
+	case <-time.After(20 * time.Second):
+		w.t.Error("Watch does not end")
+	}
+}
+
+// until takes updates in until done says that all is as wanted.
+func (w *watching) until(what string, done func() bool) {
+	w.t.Helper()
+	for deadline := time.After(20 * time.Second); !done(); {
+		select {
+		case u := <-w.updates:
+			w.take(u)
+		case <-deadline:
+			w.t.Fatalf("%s: it does not come; %d full listings, lost %q, last picture %+v", what, w.fulls, w.downs, w.containers)
+		}
+	}
+}
+
+func (w *watching) take(u Update) {
+	w.t.Helper()
+	if u.Down != nil {
+		if u.Info != nil || u.Full || u.Networks != nil || u.Containers != nil || u.Gone != nil {
+			w.t.Errorf("Down with more: %+v", u)
+		}
+		w.downs = append(w.downs, u.Down)
+		return
+	}
+	if u.Info != nil {
+		w.info = u.Info
+	}
+	if u.Networks != nil {
+		w.networks = u.Networks
+	}
+	if u.Full {
+		if u.Networks == nil || u.Gone != nil {
+			w.t.Errorf("a full listing without networks, or with Gone: %+v", u)
+		}
+		w.fulls++
+		clear(w.containers)
+	}
+	for _, c := range u.Containers {
+		w.containers[c.ID] = c
+	}
+	for _, id := range u.Gone {
+		if _, ok := w.containers[id]; !ok {
+			w.t.Errorf("gone, but was never there: %s", id)
+		}
+		delete(w.containers, id)
+	}
+}
+
+// untilListed takes the first full listing in.
+func (w *watching) untilListed() {
+	w.t.Helper()
+	w.until("a full listing", func() bool { return w.fulls > 0 })
+}
+
+// names shows the picture in one line: "db=172.17.0.3 web=".
+func (w *watching) names() string {
+	var all []string
+	for _, c := range w.containers {
+		all = append(all, c.Name+"="+strings.Trim(fmt.Sprint(c.Addrs()), "[]"))
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+func (w *watching) untilNames(want string) {
+	w.t.Helper()
+	w.until("wanted "+want, func() bool { return w.names() == want })
+}
+
+// untilTrue waits until the picture is the engine's truth.
+func (w *watching) untilTrue(d *daemon) {
+	w.t.Helper()
+	same := cmp.Options{exactly, cmpopts.EquateEmpty()}
+	w.until("the engine's truth", func() bool { return cmp.Equal(d.truth(), w.containers, same) })
+}
+
+func (w *watching) wantNoLoss() {
+	w.t.Helper()
+	if len(w.downs) > 0 {
+		w.t.Errorf("the engine was lost: %q", w.downs)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	old := d.run("old", "bridge")
+	made := d.create("made", "bridge", "alias")
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	if w.info == nil || w.info.ID != "the-id" || w.info.API != "1.41" {
+		t.Errorf("info %+v", w.info)
+	}
+	w.untilNames("old=" + d.addr(old))
+	d.start(made)
+	w.untilTrue(d)
+	if c := w.containers[made]; c.Name != "made" || !slices.Equal(c.Endpoints[0].Aliases, []string{"alias"}) || c.Labels["made"] != "by-test" {
+		t.Errorf("started: %+v", c)
+	}
+	d.rename(made, "renamed")
+	w.untilNames("old=" + d.addr(old) + " renamed=" + d.addr(made))
+	d.change(made, "pause", func(g *guest) { g.State.Status = "paused" })
+	w.until("paused", func() bool { return w.containers[made].State == "paused" })
+	d.stop(made)
+	w.untilNames("old=" + d.addr(old))
+	d.remove(made)
+	host := d.run("host", "host")
+	w.until("on the host's network", func() bool { return w.containers[host].HostNetwork })
+	d.stop(old)
+	d.remove(old)
+	w.untilNames("host=")
+	w.wantNoLoss()
+	if w.fulls != 1 {
+		t.Errorf("%d full listings", w.fulls)
+	}
+
+	w.end()
+	d.run("late", "bridge")
+	for len(w.updates) > 0 {
+		w.take(<-w.updates)
+	}
+	if w.names() != "host=" || len(w.downs) > 0 {
+		t.Errorf("after the end it goes on: %s, %q", w.names(), w.downs)
+	}
+}
+
+func TestWatchRemovedAtOnce(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	id := d.run("web", "bridge")
+	w.untilNames("web=" + d.addr(id))
+	d.mu.Lock() // docker rm -f: it is gone before anybody can look
+	g := d.containers[id]
+	delete(d.containers, id)
+	d.leave(g)
+	d.container("die", g)
+	d.container("destroy", g)
+	d.mu.Unlock()
+	w.untilNames("")
+	w.wantNoLoss()
+}
+
+func TestWatchNetworks(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	names := func() string {
+		var all []string
+		for _, n := range w.networks {
+			all = append(all, n.Name)
+		}
+		slices.Sort(all)
+		return strings.Join(all, " ")
+	}
+	if names() != "bridge" {
+		t.Errorf("networks %q", names())
+	}
+	id := d.addNetwork("back", "10.9.0.0/16")
+	w.until("a new network", func() bool { return names() == "back bridge" })
+	i := slices.IndexFunc(w.networks, func(n Network) bool { return n.ID == id })
+	if got := fmt.Sprint(w.networks[i].Subnets); got != "[10.9.0.0/16]" {
+		t.Errorf("subnets %s", got)
+	}
+	d.removeNetwork(id)
+	w.until("a network's end", func() bool { return names() == "bridge" })
+}
+
+func TestWatchPilotsAreNotShown(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	pilot := func(name string) string {
+		id := d.create(name, "bridge")
+		d.change(id, "update", func(g *guest) { g.Config.Labels = map[string]string{PilotLabel: "i1"} })
+		d.start(id)
+		return id
+	}
+	pilot("before")
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	pilot("after")
+	id := d.run("web", "bridge")
+	w.untilNames("web=" + d.addr(id))
+}
+
+// The list is already made when a container starts, and is sent afterwards.
+func TestWatchEventDuringList(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	first := d.run("first", "bridge")
+	var once sync.Once
+	d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		if strings.HasSuffix(r.URL.Path, "/containers/json") {
+			late(w, r, handle, func() {
+				once.Do(func() { d.run("second", "bridge"); d.rename(first, "renamed") })
+			})
+			return
+		}
+		handle(w, r)
+	})
+	w := watch(t, d.url, brisk())
+	w.untilTrue(d)
+	if len(w.containers) != 2 {
+		t.Errorf("picture %s", w.names())
+	}
+	if w.fulls != 1 {
+		t.Errorf("%d full listings", w.fulls)
+	}
+}
+
+// A container stops after its inspect for the listing was answered, before the answer is here.
+func TestWatchStopDuringListing(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	var once sync.Once
+	d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		late(w, r, handle, func() { once.Do(func() { d.stop(id) }) })
+	})
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	w.untilNames("")
+}
+
+// dockerd sends the header before it subscribes: what happens between, after the list was made, comes by "since" alone.
+func TestWatchEventBeforeSubscription(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	listed := make(chan struct{})
+	var once sync.Once
+	d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/events"):
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			select {
+			case <-listed:
+			case <-r.Context().Done():
+				return
+			}
+			handle(quietHeader{w}, r)
+		case strings.HasSuffix(r.URL.Path, "/containers/json"):
+			late(w, r, handle, func() {
+				once.Do(func() { d.run("web", "bridge"); close(listed) })
+			})
+		default:
+			handle(w, r)
+		}
+	})
+	w := watch(t, d.url, brisk())
+	w.until("the container", func() bool { return len(w.containers) == 1 })
+	w.untilTrue(d)
+	if w.fulls != 1 {
+		t.Errorf("%d full listings", w.fulls)
+	}
+}
+
+// quietHeader is for a header that was sent before.
+type quietHeader struct{ http.ResponseWriter }
+
+func (quietHeader) WriteHeader(int) {}
+func (q quietHeader) Flush()        { q.ResponseWriter.(http.Flusher).Flush() }
+
+// Some engines send the stream's header with the first event.
+func TestWatchLateHeader(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	old := d.run("old", "bridge")
+	header := make(chan struct{})
+	d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		if strings.HasSuffix(r.URL.Path, "/events") {
+			select {
+			case <-header:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		handle(w, r)
+	})
+	p := brisk()
+	p.pingTimeout = 300 * time.Millisecond
+	w := watch(t, d.url, p)
+	w.untilNames("old=" + d.addr(old))
+	d.stop(old)
+	web := d.run("web", "bridge")
+	close(header)
+	w.untilNames("web=" + d.addr(web))
+}
+
+func TestWatchBurst(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id, marker := d.run("web", "bridge"), d.run("marker", "bridge")
+	d.forget()
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	before := d.inspected(id)
+	// mark returns when all earlier events have been taken in.
+	mark := func(name string) {
+		d.rename(marker, name)
+		w.until("the mark", func() bool { return w.containers[marker].Name == name })
+	}
+
+	for range 200 {
+		for _, noise := range []string{"exec_create: /bin/sh", "exec_start: /bin/sh", "exec_die", "top", "resize", "attach"} {
+			d.emit(events.ContainerEventType, noise, id, nil)
+		}
+	}
+	mark("after the noise")
+	if n := d.inspected(id) - before; n != 0 {
+		t.Errorf("%d inspects for exec and the like", n)
+	}
+
+	asked, release := make(chan struct{}, 1000), make(chan struct{})
+	d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		asked <- struct{}{}
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		handle(w, r)
+	})
+	d.change(id, "update", func(*guest) {})
+	<-asked
+	for i := range 1000 {
+		d.rename(id, fmt.Sprint("web", i))
+	}
+	mark("after the burst")
+	close(release)
+	// One look was under way; all that came meanwhile is one more.
+	d.untilInspected(id, before+2)
+	mark("at the end")
+	w.untilTrue(d)
+	if n := d.inspected(id) - before; n != 2 {
+		t.Errorf("%d inspects for a burst, want 2", n)
+	}
+	w.wantNoLoss()
+}
+
+func TestWatchEarlyAddress(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	for _, ok := range []bool{true, false} {
+		id := d.create("web", "bridge", "www")
+		d.untilInspected(id, 1)
+		d.beginStart(id)
+		addr := d.addr(id)
+		// The engine holds back the inspect: only the network has told.
+		w.untilNames("web=" + addr)
+		c := w.containers[id]
+		if c.State != "running" || c.Labels["made"] != "by-test" || len(c.Endpoints) != 1 || c.Endpoints[0].Network != "bridge" || !slices.Equal(c.Endpoints[0].Aliases, []string{"www"}) {
+			t.Errorf("early picture %+v", c)
+		}
+		d.endStart(id, ok)
+		if ok {
+			w.untilTrue(d)
+			d.stop(id)
+		}
+		w.untilNames("")
+		d.remove(id)
+	}
+	w.wantNoLoss()
+}
+
+// The address comes while the look at the new container is still on its way, and with it the labels.
+func TestWatchEarlyAddressBeforeLabels(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	var id string
+	asked, told, once := make(chan struct{}), make(chan struct{}), sync.Once{}
+	d.setHook(func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		first := false
+		if strings.HasSuffix(r.URL.Path, "/json") && strings.Contains(r.URL.Path, "/containers/0") {
+			once.Do(func() { first = true })
+		}
+		if !first {
+			handle(rw, r)
+			if strings.Contains(r.URL.Path, "/networks/") {
+				close(told)
+			}
+			return
+		}
+		late(rw, r, handle, func() {
+			close(asked)
+			<-told
+		})
+	})
+	id = d.create("web", "bridge")
+	<-asked
+	d.beginStart(id)
+	w.untilNames("web=" + d.addr(id))
+	d.endStart(id, false)
+	w.untilNames("")
+}
+
+func TestWatchSecondNetwork(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	back := d.addNetwork("back", "10.9.0.0/16")
+	id := d.run("web", "bridge")
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	d.mu.Lock() // docker network connect
+	g := d.containers[id]
+	e := *g.NetworkSettings.Networks["bridge"]
+	g.NetworkSettings.Networks["back"] = &e
+	d.join(d.networks[back], g, &e)
+	d.mu.Unlock()
+	w.untilTrue(d)
+	if n := len(w.containers[id].Endpoints); n != 2 {
+		t.Fatalf("%d endpoints", n)
+	}
+	d.mu.Lock() // docker network disconnect
+	delete(g.NetworkSettings.Networks, "back")
+	delete(d.networks[back].Containers, id)
+	d.link("disconnect", d.networks[back], g)
+	d.mu.Unlock()
+	w.untilTrue(d)
+	if n := len(w.containers[id].Endpoints); n != 1 {
+		t.Errorf("%d endpoints", n)
+	}
+}
+
+func TestWatchSharedNetwork(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	web := d.run("web", "bridge")
+	d.run("side1", "container:"+web)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	w.untilNames(fmt.Sprintf("side1=%[1]s web=%[1]s", d.addr(web)))
+	d.run("side2", "container:"+web)
+	w.untilNames(fmt.Sprintf("side1=%[1]s side2=%[1]s web=%[1]s", d.addr(web)))
+	before := d.addr(web)
+	d.stop(web)
+	w.untilNames("side1= side2=") // an address without its owner leads nowhere, or soon to another
+	d.start(web)
+	if d.addr(web) == before {
+		t.Fatal("the same address again: this tests nothing")
+	}
+	w.untilNames(fmt.Sprintf("side1=%[1]s side2=%[1]s web=%[1]s", d.addr(web)))
+	self := d.create("self", "container:x")
+	d.change(self, "update", func(g *guest) { g.HostConfig.NetworkMode = "container:" + "self" })
+	d.start(self)
+	w.untilTrue(d)
+}
+
+func TestWatchPodman(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	// Changes without dockerd's events, told in Podman's words.
+	quietly := func(deed func()) {
+		d.mu.Lock()
+		streams := d.streams
+		d.streams = map[chan events.Message]bool{}
+		d.mu.Unlock()
+		deed()
+		d.mu.Lock()
+		d.streams = streams
+		d.mu.Unlock()
+	}
+	var id string
+	quietly(func() { id = d.create("web", "bridge") })
+	d.emit(events.ContainerEventType, "create", id, map[string]string{"name": "web"})
+	quietly(func() { d.start(id) })
+	d.emit(events.ContainerEventType, "init", id, nil)
+	d.emit(events.ContainerEventType, "start", id, nil)
+	w.untilNames("web=" + d.addr(id))
+
+	before := d.addr(id)
+	quietly(func() { d.stop(id); d.start(id) })
+	if d.addr(id) == before {
+		t.Fatal("the same address again: this tests nothing")
+	}
+	d.emit(events.NetworkEventType, "connect", id, nil) // the container's id, no attributes
+	w.untilNames("web=" + d.addr(id))
+	quietly(func() { d.change(id, "", func(g *guest) { g.Name = "/left" }) })
+	d.emit(events.NetworkEventType, "disconnect", id, map[string]string{})
+	w.untilNames("left=" + d.addr(id))
+	quietly(func() { d.stop(id); d.remove(id) })
+	d.emit(events.ContainerEventType, "cleanup", id, nil)
+	d.emit(events.ContainerEventType, "remove", id, nil)
+	w.untilNames("")
+	w.wantNoLoss()
+}
+
+func TestWatchOneBadInspect(t *testing.T) {
+	t.Parallel()
+	say := func(status int, kind, text string) func(http.ResponseWriter, *http.Request, http.HandlerFunc) {
+		return func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(status)
+			io.WriteString(w, text)
+		}
+	}
+	const js = "application/json"
+	for name, bad := range map[string]func(http.ResponseWriter, *http.Request, http.HandlerFunc){
+		"500":         say(500, js, `{"message":"layer does not exist"}`),
+		"500 as HTML": say(500, "text/html", `<html>`),
+		"403":         say(403, js, `{"message":"authorization denied by plugin"}`),
+		"HTML":        say(200, "text/html", `<html>`),
+		"nothing":     say(200, js, ``),
+		"cut":         say(200, js, `{"Id":"`),
+		"null":        say(200, js, `null`),
+		"a list":      say(200, js, `[]`),
+		"no fields":   say(200, js, `{}`),
+		"wrong types": say(200, js, `{"Id":1,"State":"running"}`),
+		"a dead line": func(http.ResponseWriter, *http.Request, http.HandlerFunc) { panic(http.ErrAbortHandler) },
+		"no answer":   nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDaemon(t)
+			id := d.run("sick", "bridge")
+			a := d.run("a", "bridge")
+			well := make(chan struct{})
+			if bad == nil {
+				bad = func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+					select {
+					case <-well:
+						handle(w, r)
+					case <-r.Context().Done():
+					}
+				}
+			}
+			d.onInspect(id, bad)
+			p := brisk()
+			p.look = 2 * time.Second
+			w := watch(t, d.url, p)
+			w.untilListed()
+			// Its name and address are in the list of containers.
+			w.untilNames("a=" + d.addr(a) + " sick=" + d.addr(id))
+			d.rename(id, "still-sick")
+			b := d.run("b", "bridge")
+			w.untilNames("a=" + d.addr(a) + " b=" + d.addr(b) + " sick=" + d.addr(id))
+			d.setHook(nil)
+			close(well)
+			d.rename(id, "well")
+			w.untilTrue(d)
+			w.wantNoLoss()
+		})
+	}
+}
+
+// An engine that dies between its list and the inspects must not look like one without containers.
+func TestWatchDiesDuringListing(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	w := watch(t, d.url, brisk())
+	w.untilNames("web=" + d.addr(id))
+	var dead, attempts atomic.Int32
+	d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		if dead.Load() != 0 && !strings.HasSuffix(r.URL.Path, "/events") {
+			panic(http.ErrAbortHandler)
+		}
+		handle(w, r)
+		if strings.HasSuffix(r.URL.Path, "/containers/json") {
+			attempts.Add(1)
+			dead.Store(1)
+		}
+	})
+	fulls := w.fulls
+	d.untilSubscribed()
+	d.sever()
+	w.until("losses", func() bool { return len(w.downs) > 3 })
+	if attempts.Load() == 0 || w.fulls != fulls || len(w.containers) != 1 {
+		t.Errorf("%d listings were begun, %d came; picture %s", attempts.Load(), w.fulls-fulls, w.names())
+	}
+	d.setHook(nil)
+	w.until("it is back", func() bool { return w.fulls > fulls })
+}
+
+func TestWatchReconnects(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	kept, lost := d.run("kept", "bridge"), d.run("lost", "bridge")
+	d.forget() // or a look for their sake may meet the failing engine first
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	d.untilSubscribed()
+	d.setHook(func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+		http.Error(w, "restarting", http.StatusServiceUnavailable)
+	})
+	d.sever()
+	w.until("the loss is told", func() bool { return len(w.downs) > 2 })
+	w.untilNames("kept=" + d.addr(kept) + " lost=" + d.addr(lost)) // nothing is deleted on ignorance
+	d.stop(lost)
+	d.remove(lost)
+	fresh := d.run("new", "bridge")
+	d.forget()
+	w.info = nil
+	d.setHook(nil)
+	w.untilNames("kept=" + d.addr(kept) + " new=" + d.addr(fresh))
+	if w.info == nil || w.fulls < 2 {
+		t.Errorf("info %v, %d full listings", w.info, w.fulls)
+	}
+	if err := w.downs[0]; !strings.Contains(err.Error(), "event stream") {
+		t.Errorf("reason of the loss: %v", err)
+	}
+	d.run("more", "bridge")
+	w.untilTrue(d)
+}
+
+func TestWatchHalfOpen(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	d.forget() // or a look for its sake may meet the frozen engine first
+	p := brisk()
+	p.call = 2 * time.Second
+	p.pingEvery, p.pingTimeout = 50*time.Millisecond, time.Second
+	w := watch(t, d.url, p)
+	w.untilListed()
+	before := len(w.downs)
+	var pings atomic.Int32
+	d.setHook(func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+		if r.URL.Path == "/_ping" {
+			pings.Add(1)
+		}
+		<-r.Context().Done() // accepts all, answers nothing; the event stream stays open
+	})
+	w.until("the loss", func() bool { return len(w.downs) > before })
+	if err := w.downs[before]; !strings.Contains(err.Error(), "pings") {
+		t.Errorf("reason of the loss: %v", err)
+	}
+	// With the loss told at the second, a third is that of a new connection.
+	if n := pings.Load(); n < 2 || n > 3 {
+		t.Errorf("%d pings before the loss was told, want 2", n)
+	}
+	w.until("it stays lost", func() bool { return len(w.downs) > before+1 })
+	if err := w.downs[before+1]; !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("dialling it: %v", err)
+	}
+	w.untilNames("web=" + d.addr(id))
+	d.stop(id)
+	d.setHook(nil)
+	w.untilNames("")
+}
+
+// The engine freezes before the header of the event stream, or in the midst of the listing.
+func TestWatchFreezesEarly(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/events", "/networks", "/containers/json"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			d := newDaemon(t)
+			id := d.run("web", "bridge")
+			var frozen atomic.Bool
+			d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+				if strings.HasSuffix(r.URL.Path, path) {
+					frozen.Store(true)
+				}
+				if frozen.Load() {
+					<-r.Context().Done()
+					return
+				}
+				handle(w, r)
+			})
+			p := brisk()
+			p.call = 20 * time.Second // the pings are to notice
+			p.pingEvery, p.pingTimeout = 50*time.Millisecond, 300*time.Millisecond
+			w := watch(t, d.url, p)
+			w.until("the loss", func() bool { return len(w.downs) > 0 })
+			d.setHook(nil)
+			w.untilNames("web=" + d.addr(id))
+		})
+	}
+}
+
+func TestWatchGarbageEvents(t *testing.T) {
+	t.Parallel()
+	for name, garbage := range map[string]string{
+		"no JSON":     "hello\n",
+		"HTML":        "<html></html>\n",
+		"wrong types": `{"Type":5,"Actor":"me"}` + "\n",
+		"a list":      "[]\n",
+		"cut":         `{"Type":"container","Act`,
+		"endless":     `{"Type":"` + strings.Repeat("a", maxAnswer+1<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDaemon(t)
+			var once sync.Once
+			d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+				first := false
+				if strings.HasSuffix(r.URL.Path, "/events") {
+					once.Do(func() { first = true })
+				}
+				if !first {
+					handle(w, r)
+					return
+				}
+				w.WriteHeader(http.StatusOK)
+				io.WriteString(w, garbage)
+			})
+			w := watch(t, d.url, brisk())
+			w.until("the loss", func() bool { return len(w.downs) > 0 })
+			id := d.run("web", "bridge")
+			w.untilNames("web=" + d.addr(id))
+		})
+	}
+}
+
+// Events that mean nothing change nothing, and the stream goes on.
+func TestWatchOddEvents(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	for _, kind := range []events.Type{"", "container", "network", "image", "volume", "unheard-of"} {
+		for _, action := range []string{"", "create", "connect", "disconnect", "destroy", "die", "health_status: healthy", "unheard-of"} {
+			for _, id := range []string{"", "x", "../../../info", "%2e%2e/x", "a b", "\x00", strings.Repeat("a", 5000)} {
+				d.emit(kind, action, id, nil)
+				d.emit(kind, action, id, map[string]string{"container": ""})
+				d.emit(kind, action, id, map[string]string{"container": "../../info", "name": "\xff"})
+			}
+		}
+	}
+	id := d.run("web", "bridge")
+	w.untilNames("web=" + d.addr(id))
+	w.wantNoLoss()
+}
+
+func TestWatchRelists(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	p := brisk()
+	p.relistEvery = 100 * time.Millisecond
+	w := watch(t, d.url, p)
+	w.untilListed()
+	d.mu.Lock()
+	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
+	d.mu.Unlock()
+	d.rename(id, "renamed")
+	w.untilNames("renamed=" + d.addr(id))
+	d.remove(id)
+	more := d.run("more", "bridge")
+	w.untilNames("more=" + d.addr(more))
+	w.wantNoLoss()
+}
+
+// Whatever happens, in the end the picture is the truth.
+func TestWatchAnything(t *testing.T) {
+	t.Parallel()
+	for range 4 {
+		seed := rand.Uint64()
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			d := newDaemon(t)
+			w := watch(t, d.url, brisk())
+			var ids []string
+			state := func(id string) string {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				if g := d.containers[id]; g.starting == nil {
+					return g.State.Status
+				}
+				return "starting"
+			}
+			for step := range 400 {
+				if len(ids) < 3 || len(ids) < 12 && rnd.IntN(5) == 0 {
+					mode := "bridge"
+					if len(ids) > 0 && rnd.IntN(3) == 0 {
+						mode = "container:" + ids[0]
+					}
+					ids = append(ids, d.create(fmt.Sprint("c", step), mode))
+					continue
+				}
+				i := rnd.IntN(len(ids))
+				id := ids[i]
+				switch s := state(id); {
+				case s == "starting":
+					d.endStart(id, rnd.IntN(3) > 0)
+				case s == "running" && rnd.IntN(2) == 0:
+					d.rename(id, fmt.Sprint("r", step))
+				case s == "running":
+					d.stop(id)
+				case rnd.IntN(3) == 0:
+					d.remove(id)
+					ids = slices.Delete(ids, i, i+1)
+				default:
+					d.beginStart(id)
+				}
+				if rnd.IntN(100) == 0 {
+					d.sever()
+				}
+				if rnd.IntN(20) == 0 {
+					for len(w.updates) > 0 {
+						w.take(<-w.updates)
+					}
+				}
+			}
+			for _, id := range ids {
+				if state(id) == "starting" {
+					d.endStart(id, rnd.IntN(2) > 0)
+				}
+			}
+			w.untilTrue(d)
+		})
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	web := d.run("web", "bridge")
+	d.run("side", "container:"+web)
+	d.create("made", "bridge")
+	u, err := at(d.url).Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !u.Full || u.Info == nil || u.Info.ID != "the-id" || len(u.Networks) != 1 || u.Down != nil {
+		t.Errorf("snapshot %+v", u)
+	}
+	got := map[string]Container{}
+	for _, c := range u.Containers {
+		got[c.ID] = c
+	}
+	if diff := cmp.Diff(d.truth(), got, exactly, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if !slices.IsSortedFunc(u.Containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) }) || len(slices.Collect(maps.Keys(got))) != len(u.Containers) {
+		t.Errorf("not sorted, or twice: %+v", u.Containers)
+	}
+}

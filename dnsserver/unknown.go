@@ -1,0 +1,183 @@
+package dnsserver
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	maxWaiting      = 256
+	defaultPatience = 250 * time.Millisecond
+	denialAge       = time.Minute
+)
+
+// unknown asks the zone's owner about names before they are denied.
+type unknown struct {
+	ask      func(context.Context, string)
+	patience time.Duration
+
+	mu      sync.Mutex
+	asked   map[string]*call // the running ones
+	waiting int
+}
+
+// call is one of ask. Who comes while it runs may know more than it has seen, and needs the next one.
+type call struct {
+	done chan struct{}
+	next *call
+}
+
+// denies reports whether a reply is NXDOMAIN.
+func denies(reply []byte) bool {
+	return len(reply) >= headerSize && reply[3]&0xf == dns.RcodeNameError
+}
+
+// waiters are the queries of one socket that wait for news of their name.
+type waiters struct {
+	sync.WaitGroup
+	udp  bool
+	send func(reply []byte, to netip.AddrPort) // from any goroutine
+}
+
+// settle is called with a reply that denies the name asked for. It returns what to send now; or nil, and sends later. q, msg
+// and reply may be used again when it has returned.
+func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPort) []byte {
+	done := z.unknown.begin(q)
+	if done == nil {
+		return z.deny(q, msg, reply, w.udp)
+	}
+	msg = slices.Clone(msg)
+	w.Go(func() {
+		patience := time.NewTimer(z.unknown.patience)
+		defer patience.Stop()
+		select {
+		case <-done:
+		case <-patience.C:
+		}
+		z.unknown.end()
+		var q query
+		q.parse(msg, w.udp)
+		buf := make([]byte, ednsSize)
+		reply := z.reply(&q, msg, buf, w.udp)
+		if denies(reply) {
+			reply = z.deny(&q, msg, reply, w.udp)
+		}
+		w.send(reply, from)
+	})
+	return nil
+}
+
+// begin counts one more query that waits, and tells until when; nil: it must not, or need not, as its name can never exist.
+func (u *unknown) begin(q *query) <-chan struct{} {
+	if u.ask == nil || q.size == 0 {
+		return nil
+	}
+	name, _, err := dns.UnpackDomainName(q.lower[:], 0)
+	if name = canonical(name); err != nil || !ValidName(name) {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	running := u.asked[name]
+	if u.waiting >= maxWaiting || running == nil && len(u.asked) >= maxWaiting {
+		return nil
+	}
+	u.waiting++
+	if running == nil {
+		first := &call{done: make(chan struct{})}
+		u.asked[name] = first
+		go u.run(name, first)
+		return first.done
+	}
+	if running.next == nil {
+		running.next = &call{done: make(chan struct{})}
+	}
+	return running.next.done
+}
+
+// run makes a call, and then those that were wanted meanwhile.
+func (u *unknown) run(name string, c *call) {
+	for c != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), u.patience)
+		u.ask(ctx, name)
+		cancel()
+		close(c.done)
+		u.mu.Lock()
+		if c = c.next; c != nil {
+			u.asked[name] = c
+		} else {
+			delete(u.asked, name)
+		}
+		u.mu.Unlock()
+	}
+}
+
+func (u *unknown) end() {
+	u.mu.Lock()
+	u.waiting--
+	u.mu.Unlock()
+}
+
+// denied remembers the names that were denied lately: the high bits of a name's hash and the second, where the low bits point.
+// A newer name may take an older one's place.
+type denied [1 << 13]atomic.Uint64
+
+var started = time.Now()
+
+// now is in seconds since the start, from 1 on; it fits 24 bits for half a year, and then begins anew.
+func (d *denied) now() uint64 { return uint64(time.Since(started)/time.Second+1) & (1<<24 - 1) }
+
+func (d *denied) place(hash uint64) *atomic.Uint64 { return &d[hash>>1%uint64(len(d))] }
+
+// deny remembers that the name, and those above it that do not exist either, are denied, and gives the reply to send: reply, or
+// another if the zone has changed since that was made. So either the client has what an Update made, or Denied tells its caller.
+func (z *Zone) deny(q *query, msg, reply []byte, udp bool) []byte {
+	if q.size <= 1 {
+		return reply
+	}
+	now := z.denied.now()
+	z.denied.mark(q.hash, now)
+	t := z.table.Load()
+	known := 1 // the root's length
+	if q.encloser != nil {
+		known = int(q.encloser.name)
+	}
+	for name := above(q.name()); len(name) > known; name = above(name) {
+		hash := hashOf(name)
+		if t.find(name, hash) != nil {
+			break
+		}
+		z.denied.mark(hash, now)
+	}
+	if q.encloser != nil && q.serial == z.serial.Load() {
+		return reply
+	}
+	return z.reply(q, msg, reply[:cap(reply)], udp)
+}
+
+func (d *denied) mark(hash, now uint64) { d.place(hash).Store(hash&^(1<<24-1) | now) }
+
+// Denied reports whether the name, or one below it, was answered with NXDOMAIN within the last minute, which the OS may have
+// cached; or one above it, from which some caches conclude that nothing lies below. Asked after the Update that gives the name a
+// record, it misses no such answer, as long as fewer than some thousand names are denied in a minute.
+func (z *Zone) Denied(name string) bool {
+	if !ValidName(name) {
+		return false
+	}
+	now := z.denied.now()
+	for b := appendName(nil, name); b[0] != 0; b = above(b) {
+		hash := hashOf(b)
+		v := z.denied.place(hash).Load()
+		age := (now - v) & (1<<24 - 1)
+		if v != 0 && v>>24 == hash>>24 && age <= uint64(denialAge/time.Second) {
+			return true
+		}
+	}
+	return false
+}

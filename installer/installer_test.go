@@ -1,0 +1,140 @@
+//go:build !windows
+
+package installer
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A child is this test binary again, which runs one of the bodies.
+const bodyEnv = "FAIRLEAD_TEST_BODY"
+
+var bodies = map[string]func(context.Context) error{
+	// ends by itself
+	"done": func(context.Context) error { return nil },
+	"fail": func(context.Context) error { return errors.New("out of order") },
+	// takes its things back when it is asked to end
+	"tidy": func(ctx context.Context) error {
+		fmt.Println("ready")
+		<-ctx.Done()
+		fmt.Println("tidying")
+		return fmt.Errorf("tidied: %w", ctx.Err())
+	},
+	// never comes to an end with that
+	"stuck": func(ctx context.Context) error {
+		fmt.Println("ready")
+		<-ctx.Done()
+		fmt.Println("tidying")
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	},
+}
+
+func TestMain(m *testing.M) {
+	if body := bodies[os.Getenv(bodyEnv)]; body != nil {
+		fmt.Println("returned:", Run(body))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+type child struct {
+	*exec.Cmd
+	lines *bufio.Scanner
+}
+
+func start(t *testing.T, body string) child {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a child that hangs fails its test
+	c := child{Cmd: exec.CommandContext(ctx, exe)}
+	c.Env, c.Stderr = append(os.Environ(), bodyEnv+"="+body, "GORACE=atexit_sleep_ms=0"), os.Stderr
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); stdin.Close(); c.Wait() })
+	c.lines = bufio.NewScanner(stdout)
+	return c
+}
+
+func (c child) says(t *testing.T, want string) {
+	t.Helper()
+	if !c.lines.Scan() || c.lines.Text() != want {
+		t.Fatalf("child says %q, want %q (%v)", c.lines.Text(), want, c.lines.Err())
+	}
+}
+
+func (c child) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := c.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRunReturns(t *testing.T) {
+	for body, want := range map[string]string{"done": "returned: <nil>", "fail": "returned: out of order"} {
+		c := start(t, body)
+		c.says(t, want)
+		if err := c.Wait(); err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+func TestRunIsAskedToEnd(t *testing.T) {
+	for _, s := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		c := start(t, "tidy")
+		c.says(t, "ready")
+		c.signal(t, s)
+		c.says(t, "tidying")
+		c.says(t, "returned: tidied: context canceled")
+		if err := c.Wait(); err != nil {
+			t.Errorf("after %v: %v", s, err)
+		}
+	}
+}
+
+// TestRunIsAskedTwice: whoever does not want to wait for the end need not.
+func TestRunIsAskedTwice(t *testing.T) {
+	for _, first := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		for _, second := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+			c := start(t, "stuck")
+			c.says(t, "ready")
+			c.signal(t, first)
+			c.says(t, "tidying")
+			c.signal(t, second) // once: it must not get lost
+			rest := ""
+			for c.lines.Scan() {
+				rest += c.lines.Text()
+			}
+			var exit *exec.ExitError
+			if err := c.Wait(); !errors.As(err, &exit) {
+				t.Fatalf("%v, then %v: ended with %v", first, second, err)
+			}
+			if w := exit.Sys().(syscall.WaitStatus); !w.Signaled() || w.Signal() != second || strings.Contains(rest, "returned") {
+				t.Errorf("%v, then %v: ended with %v, said %q", first, second, exit, rest)
+			}
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// openPilotPort makes the VM's end of a link: a device named after the tag. Where the host's packets are of full size, it
+// has the kernel cut and join TCP segments; where the kernel does not do that, the link is one of plain 1500 bytes.
+func openPilotPort(l Link) (_ port, got linked, err error) {
+	name := "flead-" + l.Tag
+	got.MTU = l.MTU
+	jumbo := l.MTU == maxPacket
+	var fd int
+	if jumbo {
+		if fd, got.Dev, err = openTUN(name, unix.IFF_VNET_HDR); err == nil {
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6|unix.TUN_F_TSO_ECN)
+			if err != nil {
+				unix.Close(fd)
+			}
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTTY) {
+			jumbo, got.MTU = false, networkMTU
+		}
+	}
+	if !jumbo {
+		fd, got.Dev, err = openTUN(name, 0)
+	}
+	if err != nil {
+		return nil, got, err
+	}
+	p := &tunPort{File: os.NewFile(uintptr(fd), "/dev/net/tun")}
+	if jumbo {
+		p.cut, p.buf = new(segmenter), make([]byte, vnetLen+maxPacket)
+	}
+	if got.Addrs, err = configure(got.Dev, l.Pilot, l.Host, got.MTU); len(got.Addrs) == 0 {
+		p.Close()
+		return nil, got, fmt.Errorf("configure %s: %w", got.Dev, err)
+	}
+	if err != nil {
+		got.Lacks = err.Error()
+	}
+	return p, got, nil
+}
+
+// tunPort is the VM's device.
+type tunPort struct {
+	*os.File
+	cut *segmenter // nil where the device has no vnet headers
+	buf []byte     // a packet as it was read, behind its vnet header
+}
+
+func (p *tunPort) read(b []byte) (int, error) {
+	if p.cut == nil {
+		return p.Read(b[lengthLen:])
+	}
+	for {
+		n, err := p.Read(p.buf)
+		if err != nil {
+			return 0, err
+		}
+		if n <= vnetLen {
+			continue
+		}
+		if packet := p.buf[vnetLen:n]; p.cut.toHost(packet, getVnet(p.buf), maxPacket) {
+			return copy(b[lengthLen:], packet), nil
+		}
+	}
+}
+
+func (p *tunPort) write(b []byte, at int) error {
+	if p.cut != nil {
+		h, _ := parse(b[at:])
+		v := p.cut.fromHost(b[at:], h)
+		at -= vnetLen
+		v.put(b[at:])
+	}
+	_, err := p.Write(b[at:])
+	return err
+}
