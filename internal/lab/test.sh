@@ -19,7 +19,9 @@ if [ ! -x /lib/systemd/systemd-resolved ] && command -v apt-get > /dev/null; the
 	if [ ! -x $cache/root/lib/systemd/systemd-resolved ]; then
 		echo "unpacking systemd-resolved into $cache"
 		rm -rf $cache && mkdir -p $cache
-		(cd $cache && apt-get download -qq systemd-resolved libsystemd-shared && for p in *.deb; do dpkg -x "$p" root; done)
+		apt-cache show libsystemd-shared > /dev/null 2>&1 || apt-get -qq update
+		internal/lab/prepare.sh $(apt-cache depends libsystemd-shared systemd-resolved | sed -n 's/^  Depends: \(lib.*\)/\1/p' | grep -v libsystemd-shared | sort -u)
+		(cd $cache && apt-get -o APT::Sandbox::User=root download -qq systemd-resolved libsystemd-shared && for p in *.deb; do dpkg -x "$p" root; done)
 	fi
 	export FAIRLEAD_TEST_RESOLVED=$cache/root
 fi
