@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -35,6 +36,7 @@ type Agent struct {
 	journal *journal
 	unlock  func()
 	wake    chan struct{} // a pass is due; holds one
+	forget  chan struct{} // the OS's cache is to be flushed; holds one
 
 	zone      *dnsserver.Zone
 	server    *dnsserver.Server // nil in Once
@@ -44,16 +46,18 @@ type Agent struct {
 	asking   asking
 	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
 
-	mu       sync.Mutex // guards what is below, and the journal
-	engines  []*watched
-	names    *directory
-	subnets  []Subnet
-	dirty    dirty
-	paused   bool // by teardown-network: nothing is wanted until the next setup-network
-	problems []string
-	entries  []resolver.Item    // what the OS has of ours
-	blocked  []resolver.Blocked // what it should have and does not
-	passed   chan struct{}      // closed and renewed after every pass
+	mu        sync.Mutex // guards what is below, and the journal
+	engines   []*watched
+	names     *directory
+	subnets   []Subnet
+	reverse   []string       // the served domains of addresses
+	noReverse []netip.Prefix // reachable subnets without one
+	dirty     dirty
+	paused    bool // by teardown-network: nothing is wanted until the next setup-network
+	problems  []string
+	entries   []resolver.Item    // what the OS has of ours
+	blocked   []resolver.Blocked // what it should have and does not
+	passed    chan struct{}      // closed and renewed after every pass
 }
 
 // dirty says what the next pass has to look at again.
@@ -100,7 +104,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j, unlock: unlock, names: newDirectory(),
-		wake: make(chan struct{}, 1), passed: make(chan struct{}),
+		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), passed: make(chan struct{}),
 	}
 	for i, e := range cfg.Engines {
 		a.engines = append(a.engines, &watched{
@@ -173,6 +177,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		jobs.Go(func() { w.eng.Watch(work, func(u engine.Update) { a.heard(w, u) }) })
 		jobs.Go(func() { a.keepPilot(work, w) })
 	}
+	jobs.Go(func() { a.keepForgetting(work) })
 	jobs.Go(func() { a.loop(work) })
 	ready()
 
@@ -310,6 +315,9 @@ func (a *Agent) pass(ctx context.Context) {
 			a.problem("routes", err)
 		}
 		d.names = d.names || before != a.reachability()
+	}
+	if d.names {
+		d.resolver = a.passDomains() || d.resolver
 	}
 	a.passNames(d.names)
 	if d.resolver {
@@ -542,30 +550,39 @@ func (a *Agent) passNames(all bool) {
 	if len(names) == 0 || a.zone == nil {
 		return
 	}
-	update := make(map[string]*dnsserver.Record, len(names)*len(a.cfg.Domains))
-	for n := range names {
-		var r *dnsserver.Record
-		if h := a.names.holder(n); len(h.addrs) > 0 {
-			r = &dnsserver.Record{Addrs: h.addrs}
-		}
-		for _, d := range a.cfg.Domains {
-			update[n+"."+d] = r
+	update := a.names.records(slices.Sorted(maps.Keys(names)), a.cfg.Domains)
+	a.zone.Update(update)
+	for name, r := range update {
+		if r != nil && a.zone.Denied(name) {
+			poke(a.forget)
+			break
 		}
 	}
-	a.zone.Update(update)
+}
+
+// keepForgetting has the OS forget its answers whenever a name appears that was denied a moment ago: some keep the denial
+// for a minute and more.
+func (a *Agent) keepForgetting(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.forget:
+		}
+		flush, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if err := resolver.Flush(flush, a.method); err != nil && ctx.Err() == nil {
+			a.log.Warn("the OS may remember a denial", "err", err)
+		}
+		cancel()
+	}
 }
 
 func owner(engine, id string) string { return engine + "/" + id }
 
 // place says which of an engine's addresses are reachable now.
 func (a *Agent) place(w *watched) place {
-	at := place{engine: w.cfg.Name, several: len(a.engines) > 1, priority: w.priority}
-	var open []netip.Prefix
-	for _, s := range a.subnets {
-		if s.Engine == w.cfg.Name && (s.State == Native || w.pilot.open && (s.State == Installed || s.State == Foreign)) {
-			open = append(open, s.Prefix)
-		}
-	}
+	at := place{engine: w.cfg.Name, domains: a.cfg.Domains, several: len(a.engines) > 1, priority: w.priority}
+	open := a.openSubnets(w)
 	if w.pilot.open {
 		at.vm = w.reach.Via
 	}
@@ -575,6 +592,35 @@ func (a *Agent) place(w *watched) place {
 	return at
 }
 
+// openSubnets are those of an engine's subnets whose addresses can be reached now.
+func (a *Agent) openSubnets(w *watched) (open []netip.Prefix) {
+	for _, s := range a.subnets {
+		if s.Engine == w.cfg.Name && (s.State == Native || w.pilot.open && (s.State == Installed || s.State == Foreign)) {
+			open = append(open, s.Prefix)
+		}
+	}
+	return open
+}
+
+// passDomains makes the zone serve the reverse names of all addresses that can be reached, and tells whether that is new.
+func (a *Agent) passDomains() bool {
+	var open []netip.Prefix
+	for _, w := range a.engines {
+		open = append(open, a.openSubnets(w)...)
+	}
+	before := a.reverse
+	if a.reverse, a.noReverse = reverseDomains(open); slices.Equal(a.reverse, before) {
+		return false
+	}
+	if a.zone != nil {
+		a.zone.SetDomains(a.served())
+	}
+	return true
+}
+
+// served are all domains that the zone answers for.
+func (a *Agent) served() []string { return slices.Concat(a.cfg.Domains, a.reverse) }
+
 // passResolver brings the OS's resolver entries to what is wanted.
 func (a *Agent) passResolver(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -582,7 +628,7 @@ func (a *Agent) passResolver(ctx context.Context) error {
 	var want []resolver.Item
 	if !a.paused {
 		var err error
-		if want, err = resolver.Render(a.method, resolver.Want{Domains: a.cfg.Domains, Server: a.server.Addr()}); err != nil {
+		if want, err = resolver.Render(a.method, resolver.Want{Domains: a.served(), Server: a.server.Addr()}); err != nil {
 			return err
 		}
 	}

@@ -1,184 +1,758 @@
 package agent
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/dnsserver"
 )
 
-// rank orders claims on one name: the lowest has it. Claims of one rank share the name when they are replicas of one
-// service (one group); otherwise nobody has it, as no rule says who.
+// rank orders claims on one name: the lowest has it. Claims of one rank share the name when they are of one group, such as
+// the replicas of a service; otherwise nobody has it, as no rule says who.
 type rank int
 
-// The rules of docs/design.md, "Names". Ranks of single-engine forms are followed by room for the engine's priority.
+// The rules of docs/naming.md. What the engine vouches for goes first, then what a container's labels say, then what Fairlead
+// makes of them, and last what other tools would have made. Each rank has room for byCase and the engine's priority.
 const (
-	byName          rank = iota * 1000 // web, and the 12 digits of its id
-	byServiceNumber                    // 2.api.shop
-	byService                          // api.shop
+	byID            rank = iota * 1000 // the 12 digits of its id
+	byName                             // web
 	byNetwork                          // web.backend
 	byEngine                           // web.dev
+	byServiceNumber                    // 2.api.shop
+	byService                          // api.shop
 	byLoneService                      // api
 	byAlias                            // a network alias
-	byMappedName                       // my-app for my_app
+	byLabel                            // fairlead.names
+	byMapping                          // my-app for my_app
+	byOtherLabel                       // a name that was written for another tool
+	byImage                            // web.nginx, web.nginx.dev, nginx.dev: dnsdock's and skydock's
+	byWildcard                         // *.shop
+	byAddress                          // a reverse name
+)
+
+// byCase is added for a name that was written with capitals: "Web" gives way to "web".
+const byCase rank = 500
+
+// kind is the rank without byCase and the engine's priority.
+func (r rank) kind() rank { return r / 1000 * 1000 }
+
+// fit tells how likely a container is to answer now. Of those that share a name the fittest are told.
+type fit int
+
+const (
+	ready fit = iota
+	starting
+	unhealthy
+	paused
+)
+
+const (
+	maxListed   = 32 // names or services that are taken from one list in a label
+	maxServices = 32 // that one container is found by
+	maxAnswers  = 64 // containers that one name answers
+	maxTXT      = 64 // texts that one name answers
+	maxReverse  = 64 // domains for addresses
 )
 
 // claim is one container's wish for one name.
 type claim struct {
-	name  string // without the domain
+	name  string // without the domain; one that ends with a dot is whole: a reverse name
 	rank  rank
 	group string
+	fit   fit
 	addrs []netip.Addr
+	more  *card
+	deny  string // not empty: why the name cannot be had at all
+}
+
+// card is what else a container's names answer. All its claims share one.
+type card struct {
+	services []service
+	txt      []string
+	ttl      time.Duration // as in dnsserver.Record
+}
+
+// service is a port with a name: "_http._tcp".
+type service struct {
+	name string
+	port uint16
 }
 
 // place is where a container runs, as claims sees it.
 type place struct {
 	engine    string
+	domains   []string              // that are served for names, lower-case
 	several   bool                  // more than one engine is watched
 	priority  int                   // the engine's place in the order of engines
 	vm        netip.Addr            // the address of containers in the VM's own network, where this host reaches it
 	reachable func(netip.Addr) bool // tells which addresses this host can send packets to
 }
 
-// claims are all names that a container asks for, with the addresses that it would have there. It is pure, and looks at
-// no other container: what one costs does not depend on how many there are. Names without a reachable address are not
-// claimed.
+// claims are all names that a container asks for, with what it would answer there. It is pure, and looks at no other
+// container: what one costs does not depend on how many there are. Names without a reachable address are not claimed.
 func claims(at place, c engine.Container) []claim {
-	var out []claim
-	prio := rank(min(at.priority, 999))
-	add := func(name string, r rank, group string, addrs []netip.Addr) {
-		name = strings.ToLower(name)
-		if len(addrs) > 0 && dnsserver.ValidName(name) {
-			out = append(out, claim{name: name, rank: r + prio, group: at.engine + "\x00" + group, addrs: addrs})
-		}
+	other := otherTools(c)
+	if isTrue(c.Labels["fairlead.ignore"]) || other.hide {
+		return nil
 	}
+	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other)}
 	var all []netip.Addr
 	if c.HostNetwork && at.vm.IsValid() {
 		all = append(all, at.vm)
 	}
+	var here [][]netip.Addr
 	for _, e := range c.Endpoints {
-		var here []netip.Addr
+		var reach []netip.Addr
 		for _, a := range e.Addrs {
 			if at.reachable(a) {
-				here = append(here, a)
+				reach = append(reach, a)
+				b.reverse(a)
 			}
 		}
-		add(c.Name+"."+e.Network, byNetwork, c.ID, here)
+		here = append(here, reach)
+		all = append(all, reach...)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	if len(c.ID) >= 12 {
+		b.add(byID, c.ID, all, c.ID[:12])
+	}
+	b.add(byName, c.ID, all, c.Name)
+	for i, e := range c.Endpoints {
+		b.add(byNetwork, c.ID, here[i], c.Name, e.Network)
 		for _, alias := range e.Aliases {
 			if len(alias) != 12 || !strings.HasPrefix(c.ID, alias) { // older engines put the short id among them
-				add(alias, byAlias, e.NetworkID, here)
+				b.add(byAlias, e.NetworkID, here[i], alias)
 			}
 		}
-		all = append(all, here...)
-	}
-	add(c.Name, byName, c.ID, all)
-	if len(c.ID) >= 12 {
-		add(c.ID[:12], byName, c.ID, all)
-	}
-	if mapped := strings.ReplaceAll(c.Name, "_", "-"); mapped != c.Name {
-		add(mapped, byMappedName, c.ID, all)
 	}
 	if at.several {
-		add(c.Name+"."+at.engine, byEngine, c.ID, all)
+		b.add(byEngine, c.ID, all, c.Name, at.engine)
 	}
-	service, project := c.Labels["com.docker.compose.service"], c.Labels["com.docker.compose.project"]
-	if service != "" && project != "" && !strings.EqualFold(c.Labels["com.docker.compose.oneoff"], "true") {
-		group := project + "\x00" + service
-		add(service+"."+project, byService, group, all)
-		add(service, byLoneService, group, all)
+	group := c.ID // of names that its labels ask for: replicas of a service share these
+	if service, project, ok := composed(c); ok {
+		group = project + "\x00" + service
+		b.add(byService, group, all, service, project)
+		b.add(byLoneService, group, all, service)
 		if n, err := strconv.Atoi(c.Labels["com.docker.compose.container-number"]); err == nil && n > 0 {
-			add(strconv.Itoa(n)+"."+service+"."+project, byServiceNumber, c.ID, all)
+			b.add(byServiceNumber, c.ID, all, strconv.Itoa(n), service, project)
+		}
+	}
+	for _, name := range listed(c.Labels["fairlead.names"]) {
+		b.ask(byLabel, group, all, name, true)
+	}
+	for _, n := range other.names {
+		b.ask(byOtherLabel, cmp.Or(n.group, group), other.choose(at, c, n.tool, all), n.name, false)
+	}
+	if !at.several { // else "redis.dev" is the container "redis" of an engine, and nobody's when that one stops
+		for _, parts := range other.skydock {
+			b.add(byImage, "images", all, parts...)
+		}
+	}
+	for _, parts := range other.images {
+		b.add(byImage, "images", other.choose(at, c, dnsdock, all), parts...)
+	}
+	return b.claims
+}
+
+// claimant gathers the claims of one container.
+type claimant struct {
+	at     place
+	fit    fit
+	more   *card
+	claims []claim
+}
+
+// add claims the name that the parts make, and the name that they are mapped to where that is another.
+func (b *claimant) add(r rank, group string, addrs []netip.Addr, parts ...string) {
+	written := strings.Join(parts, ".")
+	name := lower(written)
+	if name != written {
+		b.claim(name, r+byCase, group, addrs)
+	} else {
+		b.claim(name, r, group, addrs)
+	}
+	if r == byImage {
+		return
+	}
+	for i, p := range parts {
+		if parts[i] = mapped(p); parts[i] == "" {
+			return
+		}
+	}
+	if m := strings.Join(parts, "."); m != name {
+		b.claim(m, byMapping, group, addrs)
+	}
+}
+
+// claim claims a name if it can be one.
+func (b *claimant) claim(name string, r rank, group string, addrs []netip.Addr) {
+	if len(addrs) > 0 && b.reason(name) == "" {
+		r += rank(min(b.at.priority, int(byCase)-1))
+		b.claims = append(b.claims, claim{name: name, rank: r, group: b.at.engine + "\x00" + group, fit: b.fit, addrs: addrs, more: b.more})
+	}
+}
+
+// ask claims a name as somebody wrote it: whole, or, where that is allowed, without a domain. "*.x" and ".x" stand for what
+// is below x, which x itself does too; unlike x they give way to everybody.
+func (b *claimant) ask(r rank, group string, addrs []netip.Addr, written string, short bool) {
+	name := strings.TrimSuffix(lower(written), ".")
+	if rest, ok := strings.CutPrefix(strings.TrimPrefix(name, "*"), "."); ok {
+		name, r = rest, byWildcard
+	}
+	var rest string
+	for _, d := range b.at.domains {
+		if name == d {
+			b.refuse(written, "a whole domain is nobody's")
+			return
+		}
+		if cut, ok := strings.CutSuffix(name, "."+d); ok && (rest == "" || len(cut) < len(rest)) {
+			rest = cut
+		}
+	}
+	switch {
+	case rest != "":
+		name = rest
+	case !short:
+		b.refuse(written, "it lies outside the served domains, "+strings.Join(b.at.domains, ", "))
+		return
+	}
+	if why := b.reason(name); why != "" {
+		b.refuse(written, why)
+		return
+	}
+	if len(addrs) == 0 {
+		b.refuse(written, "the address that its labels choose cannot be reached from here")
+		return
+	}
+	b.claim(name, r, group, addrs)
+}
+
+// refuse notes for status a name that was asked for in so many words and cannot be had.
+func (b *claimant) refuse(written, why string) {
+	b.claims = append(b.claims, claim{name: shown(written), deny: why})
+}
+
+// reverse claims the reverse name of an address. Who shares another's network shares its addresses too.
+func (b *claimant) reverse(a netip.Addr) {
+	b.claims = append(b.claims, claim{name: dnsserver.ReverseName(a) + ".", rank: byAddress, more: b.more})
+}
+
+// reason says why a name cannot be had, if it cannot.
+func (b *claimant) reason(name string) string {
+	longest := 0
+	for _, d := range b.at.domains {
+		longest = max(longest, len(d))
+	}
+	switch {
+	case !dnsserver.ValidName(name):
+		return "it is no DNS name"
+	case len(name)+1+longest > 253:
+		return "it is too long"
+	case name == "ns":
+		return "ns is the DNS server itself"
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "_tcp" || label == "_udp" || label == "_sctp" {
+			return "names of services follow from ports"
+		}
+	}
+	return ""
+}
+
+// lower is strings.ToLower for ASCII alone: in DNS nothing else has a case (RFC 4343, 3).
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
+// mapped makes labels of a name that Docker takes: "_" becomes "-", and what that does not make labels of is cut to what it
+// does, with the beginning of a hash of the whole, so that two such names never meet. Names that Docker does not take have
+// none.
+func mapped(name string) string {
+	if name == "" || strings.ContainsAny(name[:1], "_.-") || strings.Trim(lower(name), "abcdefghijklmnopqrstuvwxyz0123456789_.-") != "" {
+		return ""
+	}
+	simple := strings.ReplaceAll(lower(name), "_", "-")
+	if dnsserver.ValidName(simple) && len(simple) <= 120 {
+		return simple
+	}
+	var labels []string
+	for label := range strings.SplitSeq(simple, ".") {
+		if label = strings.Trim(label[:min(len(label), 63)], "-"); label != "" {
+			labels = append(labels, label)
+		}
+	}
+	if len(strings.Join(labels, ".")) > 120 {
+		labels = labels[:1]
+	}
+	sum := sha256.Sum256([]byte(name))
+	hash := hex.EncodeToString(sum[:4])
+	if len(labels) == 0 {
+		return "x-" + hash
+	}
+	labels[0] = strings.TrimRight(labels[0][:min(len(labels[0]), 63-1-len(hash))], "-") + "-" + hash
+	return strings.Join(labels, ".")
+}
+
+// fitness reads Docker's words for how a container is.
+func fitness(c engine.Container) fit {
+	switch {
+	case c.State == "paused" || c.State == "restarting":
+		return paused
+	case c.Health == "unhealthy":
+		return unhealthy
+	case c.Health == "starting":
+		return starting
+	}
+	return ready
+}
+
+// composed gives a container's compose service. One that `compose run` made is no replica of it.
+func composed(c engine.Container) (service, project string, ok bool) {
+	service, project = c.Labels["com.docker.compose.service"], c.Labels["com.docker.compose.project"]
+	return service, project, service != "" && project != "" && !strings.EqualFold(c.Labels["com.docker.compose.oneoff"], "true")
+}
+
+// cardOf gives what the TXT and SRV records of a container's names say.
+func cardOf(at place, c engine.Container, other otherNames) *card {
+	d := &card{ttl: other.ttl, services: services(c, other)}
+	if ttl, ok := seconds(c.Labels["fairlead.ttl"]); ok {
+		d.ttl = ttl
+	}
+	service, project, _ := composed(c)
+	for _, kv := range [][2]string{{"id", c.ID[:min(len(c.ID), 12)]}, {"name", c.Name}, {"image", c.Image}, {"engine", at.engine}, {"project", project}, {"service", service}} {
+		if kv[1] != "" {
+			text := kv[0] + "=" + kv[1]
+			d.txt = append(d.txt, text[:min(len(text), 255)])
+		}
+	}
+	return d
+}
+
+// services are a container's exposed ports and those that labels name, as "_80._tcp" and "_http._tcp". Who names a port by
+// hand takes the place of its usual name.
+func services(c engine.Container, other otherNames) []service {
+	names := map[engine.Port]string{}
+	for p, n := range other.services {
+		names[p] = n
+	}
+	ports := c.Ports[:min(len(c.Ports), maxServices)]
+	for _, entry := range listed(c.Labels["fairlead.services"]) {
+		name, at, _ := strings.Cut(entry, "=")
+		number, proto, given := strings.Cut(at, "/")
+		if !given {
+			proto = "tcp"
+		}
+		if n, err := strconv.ParseUint(number, 10, 16); err == nil && n > 0 && slices.Contains([]string{"tcp", "udp", "sctp"}, proto) {
+			names[engine.Port{Number: uint16(n), Proto: proto}] = name
+		}
+	}
+	all := map[engine.Port]bool{}
+	for _, p := range ports {
+		all[p] = true
+	}
+	for p := range names {
+		all[p] = true
+	}
+	var out []service
+	for p := range all {
+		out = append(out, service{name: fmt.Sprintf("_%d._%s", p.Number, p.Proto), port: p.Number})
+		name := lower(cmp.Or(names[p], wellKnown[p]))
+		// At most 15 letters, digits and hyphens, one of them a letter (RFC 6335, 5.1).
+		if len(name) <= 15 && !strings.ContainsAny(name, "._") && dnsserver.ValidName(name) && strings.ContainsAny(name, "abcdefghijklmnopqrstuvwxyz") {
+			out = append(out, service{name: "_" + name + "._" + p.Proto, port: p.Number})
+		}
+	}
+	slices.SortFunc(out, func(a, b service) int { return cmp.Or(cmp.Compare(a.port, b.port), strings.Compare(a.name, b.name)) })
+	return slices.Compact(out[:min(len(out), 2*maxServices)])
+}
+
+// wellKnown are services by their usual ports, with IANA's names
+// (https://www.iana.org/assignments/service-names-port-numbers).
+var wellKnown = map[engine.Port]string{
+	{Number: 21, Proto: "tcp"}: "ftp", {Number: 22, Proto: "tcp"}: "ssh", {Number: 25, Proto: "tcp"}: "smtp",
+	{Number: 53, Proto: "tcp"}: "domain", {Number: 53, Proto: "udp"}: "domain", {Number: 80, Proto: "tcp"}: "http",
+	{Number: 110, Proto: "tcp"}: "pop3", {Number: 123, Proto: "udp"}: "ntp", {Number: 143, Proto: "tcp"}: "imap",
+	{Number: 161, Proto: "udp"}: "snmp", {Number: 389, Proto: "tcp"}: "ldap", {Number: 443, Proto: "tcp"}: "https",
+	{Number: 443, Proto: "udp"}: "https", {Number: 514, Proto: "udp"}: "syslog", {Number: 587, Proto: "tcp"}: "submission",
+	{Number: 636, Proto: "tcp"}: "ldaps", {Number: 993, Proto: "tcp"}: "imaps", {Number: 995, Proto: "tcp"}: "pop3s",
+	{Number: 1883, Proto: "tcp"}: "mqtt", {Number: 2049, Proto: "tcp"}: "nfs", {Number: 3306, Proto: "tcp"}: "mysql",
+	{Number: 5432, Proto: "tcp"}: "postgresql", {Number: 5672, Proto: "tcp"}: "amqp", {Number: 6379, Proto: "tcp"}: "redis",
+	{Number: 8080, Proto: "tcp"}: "http-alt", {Number: 11211, Proto: "tcp"}: "memcache",
+}
+
+// seconds reads a TTL, as dnsserver.Record has it. What is no number, or negative, is none.
+func seconds(s string) (time.Duration, bool) {
+	n, err := strconv.Atoi(s)
+	switch {
+	case err != nil || n < 0:
+		return 0, false
+	case n == 0:
+		return 1, true // "do not keep"
+	}
+	return time.Duration(min(n, 5)) * time.Second, true
+}
+
+// listed splits a list at commas; what is beyond maxListed is left out.
+func listed(s string) []string {
+	var out []string
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" && len(out) < maxListed {
+			out = append(out, part)
 		}
 	}
 	return out
 }
 
+func isTrue(s string) bool {
+	b, err := strconv.ParseBool(strings.TrimSpace(s))
+	return err == nil && b
+}
+
 // directory holds all claims and decides who has a name. What a change of one container costs depends only on the
-// names that it claims and on who else claims them.
+// names that it claims, and hardly on how many others claim them.
 type directory struct {
-	names  map[string]map[string]claim // name, then owner
-	owners map[string][]string         // owner, then its names
+	names     map[string]*ranking // without empty ones
+	owners    map[string][]*held  // owner, then its claims, one a name
+	denied    map[string][]claim  // owner, then what it cannot have
+	published map[string][]string // name, then the services that records gave with it
+}
+
+// held is a claim with its owner.
+type held struct {
+	owner string
+	claim
+}
+
+func compareHeld(a, b *held) int {
+	return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.group, b.group), cmp.Compare(a.fit, b.fit), strings.Compare(a.owner, b.owner))
+}
+
+// ranking is the claims on one name in the order of compareHeld, in runs: a name that a hundred thousand share is not moved
+// as a whole when one comes or goes.
+type ranking struct{ runs [][]*held }
+
+const maxRun = 256
+
+// seek finds h's place; at is len(run) for one after all others.
+func (r *ranking) seek(h *held) (run, at int, found bool) {
+	run = sort.Search(len(r.runs)-1, func(i int) bool { return compareHeld(r.runs[i][len(r.runs[i])-1], h) >= 0 })
+	at, found = slices.BinarySearchFunc(r.runs[run], h, compareHeld)
+	return run, at, found
+}
+
+func (r *ranking) insert(h *held) {
+	if len(r.runs) == 0 {
+		r.runs = [][]*held{{h}}
+		return
+	}
+	run, at, _ := r.seek(h)
+	list := slices.Insert(r.runs[run], at, h)
+	if r.runs[run] = list; len(list) > maxRun {
+		r.runs[run] = slices.Clone(list[:maxRun/2])
+		r.runs = slices.Insert(r.runs, run+1, slices.Clone(list[maxRun/2:]))
+	}
+}
+
+func (r *ranking) remove(h *held) {
+	if run, at, found := r.seek(h); found {
+		if r.runs[run] = slices.Delete(r.runs[run], at, at+1); len(r.runs[run]) == 0 {
+			r.runs = slices.Delete(r.runs, run, run+1)
+		}
+	}
+}
+
+// all goes through the claims, the most important first.
+func (r *ranking) all(yield func(*held) bool) {
+	if r == nil {
+		return
+	}
+	for _, run := range r.runs {
+		for _, h := range run {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// lastOf is the last of those that have the rank of the first.
+func (r *ranking) lastOf() *held {
+	next := &held{claim: claim{rank: r.runs[0][0].rank + 1}}
+	run, at, _ := r.seek(next)
+	if at == 0 {
+		run--
+		at = len(r.runs[run])
+	}
+	return r.runs[run][at-1]
 }
 
 func newDirectory() *directory {
-	return &directory{names: map[string]map[string]claim{}, owners: map[string][]string{}}
+	return &directory{names: map[string]*ranking{}, owners: map[string][]*held{}, denied: map[string][]claim{}, published: map[string][]string{}}
 }
 
-// put replaces all claims of owner and returns the names that may have changed.
+// put replaces all claims of owner and returns the names that may have changed. Of several claims on one name the first of the
+// best rank counts.
 func (d *directory) put(owner string, cs []claim) []string {
 	changed := map[string]bool{}
-	for _, n := range d.owners[owner] {
-		changed[n] = true
-		delete(d.names[n], owner)
-		if len(d.names[n]) == 0 {
-			delete(d.names, n)
+	for _, h := range d.owners[owner] {
+		changed[h.name] = true
+		if r := d.names[h.name]; r != nil {
+			if r.remove(h); len(r.runs) == 0 {
+				delete(d.names, h.name)
+			}
 		}
 	}
 	delete(d.owners, owner)
+	delete(d.denied, owner)
+	best := map[string]int{}
+	var mine []*held
 	for _, c := range cs {
-		changed[c.name] = true
-		byOwner := d.names[c.name]
-		if byOwner == nil {
-			byOwner = map[string]claim{}
-			d.names[c.name] = byOwner
+		if c.deny != "" {
+			d.denied[owner] = append(d.denied[owner], c)
+		} else if i, twice := best[c.name]; !twice {
+			best[c.name] = len(mine)
+			mine = append(mine, &held{owner, c})
+		} else if c.rank < mine[i].rank {
+			mine[i] = &held{owner, c}
 		}
-		if before, twice := byOwner[owner]; twice {
-			if before.rank <= c.rank {
-				continue
+	}
+	for _, h := range mine {
+		changed[h.name] = true
+		if d.names[h.name] == nil {
+			d.names[h.name] = &ranking{}
+		}
+		d.names[h.name].insert(h)
+	}
+	if len(mine) > 0 {
+		d.owners[owner] = mine
+	}
+	for _, n := range slices.Collect(maps.Keys(changed)) {
+		for h := range d.names[n].all {
+			if h.rank.kind() > byName {
+				break
 			}
-		} else {
-			d.owners[owner] = append(d.owners[owner], c.name)
+			if h.owner != owner { // its services and addresses may have to point at another name of it
+				for _, other := range d.owners[h.owner] {
+					changed[other.name] = true
+				}
+			}
 		}
-		byOwner[owner] = c
 	}
 	return slices.Sorted(maps.Keys(changed))
 }
 
 // holder is who has a name.
 type holder struct {
-	owners []string // sorted
-	addrs  []netip.Addr
-	losers []string // owners of the same name that do not have it, sorted
-	why    string   // why they lost
+	has []*held // who answers; nobody has the name when it is empty
+	all *ranking
+	why string // those lost whom others lists
 }
 
-// holder decides about one name. No owners means that nobody has it.
+// holder decides about one name.
 func (d *directory) holder(name string) holder {
-	byOwner := d.names[name]
-	if len(byOwner) == 0 {
+	r := d.names[name]
+	if r == nil {
 		return holder{}
 	}
-	owners := slices.Sorted(maps.Keys(byOwner))
-	best := byOwner[owners[0]]
-	for _, o := range owners {
-		if c := byOwner[o]; c.rank < best.rank {
-			best = c
+	best := r.runs[0][0]
+	if r.lastOf().group != best.group {
+		return holder{all: r, why: "several have the same right to this name"}
+	}
+	h := holder{all: r, why: "an exact or more important name goes first"}
+	for c := range r.all {
+		if c.rank != best.rank || c.fit != best.fit || len(h.has) == maxAnswers {
+			break
 		}
+		h.has = append(h.has, c)
 	}
-	var h holder
-	shared := true
-	for _, o := range owners {
-		switch c := byOwner[o]; {
-		case c.rank != best.rank:
-			h.losers = append(h.losers, o)
-		default:
-			shared = shared && c.group == best.group
-			h.owners = append(h.owners, o)
-			h.addrs = append(h.addrs, c.addrs...)
-		}
-	}
-	if !shared {
-		return holder{losers: owners, why: fmt.Sprintf("%d different services or aliases have this name", len(h.owners))}
-	}
-	if len(h.losers) > 0 {
-		h.why = "an exact or more important name goes first"
-	}
-	slices.SortFunc(h.addrs, netip.Addr.Compare)
-	h.addrs = slices.Compact(h.addrs)
 	return h
+}
+
+// others are those who do not answer though they asked for the name: rest because they share it with somebody in better health,
+// or with many enough, and lost because of why. Of each the first maxAnswers are told.
+func (h holder) others() (rest, lost []*held) {
+	i := 0
+	for c := range h.all.all {
+		switch i++; {
+		case i <= len(h.has):
+		case len(h.has) > 0 && c.rank == h.has[0].rank:
+			rest = append(rest, c)
+		default:
+			lost = append(lost, c)
+		}
+		if len(lost) == maxAnswers {
+			break
+		}
+	}
+	return rest[:min(len(rest), maxAnswers)], lost
+}
+
+// owners are whose the claims are.
+func owners(list []*held) []string {
+	var out []string
+	for _, h := range list {
+		out = append(out, h.owner)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// addrs are the addresses that the name answers, each once.
+func (h holder) addrs() []netip.Addr {
+	var all []netip.Addr
+	for _, c := range h.has {
+		all = append(all, c.addrs...)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
+}
+
+// bestName is the name that stands for a container alone, its own before its id: "" when it has none.
+func (d *directory) bestName(owner string, kinds ...rank) string {
+	for _, kind := range kinds {
+		for _, c := range d.owners[owner] {
+			if c.rank.kind() == kind && slices.ContainsFunc(d.holder(c.name).has, func(h *held) bool { return h.owner == owner }) {
+				return c.name
+			}
+		}
+	}
+	return ""
+}
+
+// records are what the names answer now, whole, as Zone.Update takes them: nil for nothing. Every name is given in each
+// domain, except where a longer one of the domains has it in itself. With a name go the services that its holders have.
+func (d *directory) records(names, domains []string) map[string]*dnsserver.Record {
+	out := make(map[string]*dnsserver.Record, len(names)*len(domains))
+	for _, n := range names {
+		if whole, ok := strings.CutSuffix(n, "."); ok {
+			out[whole] = d.reverseRecord(n, domains)
+			continue
+		}
+		h := d.holder(n)
+		services := map[string]bool{} // true for those that are there now
+		for _, s := range d.published[n] {
+			services[s] = false
+		}
+		for _, c := range h.has {
+			for _, s := range c.more.list() {
+				services[s.name] = true
+			}
+		}
+		for _, domain := range domains {
+			whole := n + "." + domain
+			if slices.ContainsFunc(domains, func(o string) bool { return len(o) > len(domain) && (whole == o || strings.HasSuffix(whole, "."+o)) }) {
+				continue
+			}
+			out[whole] = h.record()
+			for s, there := range services {
+				out[s+"."+whole] = nil
+				if there {
+					out[s+"."+whole] = d.serviceRecord(h, s, domain)
+				}
+			}
+		}
+		maps.DeleteFunc(services, func(_ string, there bool) bool { return !there })
+		if d.published[n] = slices.Collect(maps.Keys(services)); len(services) == 0 {
+			delete(d.published, n)
+		}
+	}
+	return out
+}
+
+// record is what an ordinary name answers, and every name below it that does not exist.
+func (h holder) record() *dnsserver.Record {
+	if len(h.has) == 0 {
+		return nil
+	}
+	r := &dnsserver.Record{Addrs: h.addrs(), TTL: h.ttl(), Wildcard: true}
+	for _, c := range h.has {
+		if c.more != nil {
+			r.TXT = append(r.TXT, c.more.txt...)
+		}
+	}
+	slices.Sort(r.TXT)
+	r.TXT = slices.Compact(r.TXT)
+	r.TXT = r.TXT[:min(len(r.TXT), maxTXT)]
+	return r
+}
+
+func (d *directory) serviceRecord(h holder, name, domain string) *dnsserver.Record {
+	r := &dnsserver.Record{TTL: h.ttl()}
+	for _, c := range h.has {
+		target := d.bestName(c.owner, byID, byName)
+		for _, s := range c.more.list() {
+			if s.name == name && target != "" {
+				r.SRV = append(r.SRV, dnsserver.SRV{Port: s.port, Target: target + "." + domain})
+			}
+		}
+	}
+	if r.SRV == nil {
+		return nil
+	}
+	return r
+}
+
+func (d *directory) reverseRecord(name string, domains []string) *dnsserver.Record {
+	h := d.holder(name)
+	r := &dnsserver.Record{TTL: h.ttl()}
+	for _, c := range h.has {
+		if best := d.bestName(c.owner, byName, byID); best != "" && len(domains) > 0 {
+			r.PTR = append(r.PTR, best+"."+domains[0])
+		}
+	}
+	if r.PTR == nil {
+		return nil
+	}
+	return r
+}
+
+// ttl is the shortest that a holder asks for, zero when none does.
+func (h holder) ttl() (ttl time.Duration) {
+	for _, c := range h.has {
+		if c.more != nil && c.more.ttl > 0 && (ttl == 0 || c.more.ttl < ttl) {
+			ttl = c.more.ttl
+		}
+	}
+	return ttl
+}
+
+func (m *card) list() []service {
+	if m == nil {
+		return nil
+	}
+	return m.services
+}
+
+// reverseDomains are the domains to serve for the addresses of the subnets, at most maxReverse. left are the subnets whose
+// addresses have no names, as theirs would be too many.
+func reverseDomains(subnets []netip.Prefix) (domains []string, left []netip.Prefix) {
+	for _, p := range subnets {
+		more := dnsserver.ReverseDomains(p)
+		all := slices.Concat(domains, more)
+		slices.Sort(all)
+		all = slices.Compact(all)
+		if len(more) == 0 || len(all) > maxReverse {
+			left = append(left, p)
+			continue
+		}
+		domains = all
+	}
+	return domains, left
 }

@@ -24,6 +24,7 @@ type pilotState struct {
 
 const (
 	pilotTimeout    = 30 * time.Second // to load its image, start it and hear it
+	pilotLinger     = 5 * time.Second  // how long one that is not needed is kept
 	pilotBackoffMin = 250 * time.Millisecond
 	pilotBackoffMax = 15 * time.Second
 )
@@ -52,39 +53,55 @@ func (a *Agent) admission(w *watched) (adm tunnel.Admission, needed bool) {
 // one is needed, tells it what to admit, and starts it again when its stream ends.
 func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 	var p pilot
+	var around detour
+	var idle time.Time // when a pilot was last needed
 	pause := pilotBackoffMin
 	defer func() { p.close() }()
 	for tries := 0; ctx.Err() == nil; {
 		a.piloting.RLock()
 		a.mu.Lock()
 		want, needed := a.admission(w)
-		kind, up := w.reach.Kind, w.up
+		kind, up, paused := w.reach.Kind, w.up, a.paused
+		if around.taken() {
+			want.Probe = w.probes(want.Subnets)
+		}
 		a.mu.Unlock()
 
 		var err error
+		var retry <-chan time.Time
+		if needed {
+			idle = time.Now()
+		}
+		linger := pilotLinger - time.Since(idle)
 		switch {
+		case p.lease != nil && !needed && !paused && linger > 0:
+			retry = time.After(linger) // a link that bounced is back by then
 		case p.lease != nil && (!needed || kind != p.kind):
+			a.reported(w, pilotState{})
 			p.close()
-			p = pilot{}
+			p, around = pilot{}, detour{}
 			err = a.dropPilot(ctx, w)
 			a.reported(w, pilotState{err: err})
 			poke(w.kick)
 		case !needed || !up && p.lease == nil:
 		case p.lease == nil:
-			p, err = a.startPilot(ctx, w, kind, tries)
+			p, err = a.startPilot(ctx, w, kind, around.taken(), tries)
 			tries++
 			if err == nil {
 				tries, pause = 0, pilotBackoffMin
+			} else if ctx.Err() == nil {
+				around = around.failed(err)
 			}
 			poke(w.kick)
 		case len(want.Subnets) > 0 && !reflect.DeepEqual(want, p.admitted):
-			if err = a.admit(ctx, w, p.lease, want); err == nil {
+			var r tunnel.Report
+			if r, err = a.admit(ctx, w, p.lease, want, around); err == nil {
 				p.admitted = want
+				p, around = a.avoid(w, p, around, r)
 			}
 		}
 		a.piloting.RUnlock()
 
-		var retry <-chan time.Time
 		if err != nil && ctx.Err() == nil {
 			a.log.Warn("pilot", "engine", w.cfg.Name, "err", err)
 			retry = time.After(pause)
@@ -93,6 +110,9 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			case <-w.kick:
 			default:
 			}
+		}
+		if p.lease != nil && around.taken() && !a.opened(w) {
+			retry = time.After(time.Second) // for a container that can be asked
 		}
 		var done <-chan struct{}
 		var reports <-chan tunnel.Report
@@ -104,17 +124,86 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 		case <-w.kick:
 		case <-retry:
 		case r := <-reports:
-			a.reported(w, pilotState{open: r.Open, report: r})
+			a.reported(w, pilotState{open: r.Open, report: around.told(r)})
+			p, around = a.avoid(w, p, around, r)
 		case <-done:
 			// Without a tunnel the names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
 			a.log.Warn("pilot lost", "engine", w.cfg.Name, "err", p.lease.Err())
 			p.close()
-			p = pilot{}
+			p, around = pilot{}, detour{}
 			a.tunnelled(w, nil, netip.Addr{})
 			poke(w.kick)
 		}
 	}
 	a.tunnelled(w, nil, netip.Addr{})
+}
+
+// detour is the way around a firewall that cannot be opened: the pilot sends this host's packets as the VM's own. It is
+// tried once, and forgotten with the pilot's stream.
+type detour struct {
+	why    string // the firewall cannot be opened; "" while that is not known
+	closed string // why it cannot be taken
+}
+
+func (d detour) taken() bool { return d.why != "" && d.closed == "" }
+
+// failed gives it up, if it was being taken.
+func (d detour) failed(err error) detour {
+	if d.taken() {
+		d.closed = oneLine(err.Error())
+	}
+	return d
+}
+
+// told completes what the pilot reports by what it was asked to go around, or by why it could not.
+func (d detour) told(r tunnel.Report) tunnel.Report {
+	switch {
+	case r.Error == "":
+	case d.taken():
+		r.Error += "; rules do not open it either: " + d.why
+	case d.closed != "":
+		r.Error += "; nor is there a way around: " + d.closed
+	}
+	return r
+}
+
+// avoid ends a tunnel's pilot that cannot open the VM's firewall, for the next to go around that.
+func (a *Agent) avoid(w *watched, p pilot, d detour, r tunnel.Report) (pilot, detour) {
+	if p.tunnel == nil || d.why != "" || r.Open || r.Error == "" {
+		return p, d
+	}
+	a.log.Warn("going around the VM's firewall", "engine", w.cfg.Name, "err", r.Error)
+	a.tunnelled(w, nil, netip.Addr{})
+	p.close()
+	poke(w.kick)
+	return pilot{}, detour{why: oneLine(r.Error)}
+}
+
+func (a *Agent) opened(w *watched) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return w.pilot.open
+}
+
+// probes are containers that may tell whether subnets are reached: two in each, as one may be ending.
+func (w *watched) probes(subnets []netip.Prefix) (probes []netip.Addr) {
+	const most = 32
+	var addrs []netip.Addr
+	for _, c := range w.containers {
+		addrs = append(addrs, c.Addrs()...)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	for _, s := range subnets {
+		n := 0
+		for _, a := range addrs {
+			if n < 2 && len(probes) < most && s.Contains(a) {
+				probes = append(probes, a)
+				n++
+			}
+		}
+	}
+	return probes
 }
 
 // pilot is one that runs, as its keeper sees it.
@@ -134,8 +223,9 @@ func (p pilot) close() {
 	}
 }
 
-// startPilot starts a pilot and, for a tunnel, brings that up. tries tells how often that failed before.
-func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, tries int) (p pilot, err error) {
+// startPilot starts a pilot and, for a tunnel, brings that up. inject has it go
+// around the VM's firewall; tries tells how often it failed before.
+func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, inject bool, tries int) (p pilot, err error) {
 	defer func() {
 		if err != nil {
 			p.close()
@@ -151,7 +241,7 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, 
 	start, cancel := context.WithTimeout(ctx, pilotTimeout)
 	defer cancel()
 	instance := a.instance()
-	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: kind == platform.Tunnel})
+	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: kind == platform.Tunnel, Inject: inject})
 	if err != nil {
 		return p, err
 	}
@@ -163,6 +253,7 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, 
 	if err != nil {
 		return p, err
 	}
+	link.Inject = inject
 	if p.tunnel, err = p.lease.Tunnel(start, link); err != nil {
 		return p, err
 	}
@@ -211,16 +302,16 @@ func (a *Agent) journalPilot(w *watched) error {
 	})
 }
 
-func (a *Agent) admit(ctx context.Context, w *watched, lease *tunnel.Lease, want tunnel.Admission) error {
+func (a *Agent) admit(ctx context.Context, w *watched, lease *tunnel.Lease, want tunnel.Admission, around detour) (tunnel.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, pilotTimeout)
 	defer cancel()
 	r, err := lease.Admit(ctx, want)
 	if err != nil {
-		return err
+		return r, err
 	}
 	a.log.Info("pilot", "engine", w.cfg.Name, "open", r.Open, "backend", r.Backend, "err", r.Error)
-	a.reported(w, pilotState{open: r.Open, report: r})
-	return nil
+	a.reported(w, pilotState{open: r.Open, report: around.told(r)})
+	return r, nil
 }
 
 func (a *Agent) reported(w *watched, s pilotState) {

@@ -69,8 +69,9 @@ type ResolverStatus struct {
 
 // DNSStatus is our DNS server.
 type DNSStatus struct {
-	Listen netip.AddrPort `json:"listen"`
-	Names  int            `json:"names"`
+	Listen    netip.AddrPort `json:"listen"`
+	Names     int            `json:"names"`
+	NoReverse []netip.Prefix `json:"noReverse,omitempty"` // reachable subnets whose addresses have no names: they would need too many domains
 }
 
 // Loser is a name that containers asked for and do not have.
@@ -100,7 +101,7 @@ func (a *Agent) Status() Status {
 func (a *Agent) status() Status {
 	s := Status{
 		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Subnets: list(a.subnets), Losers: []Loser{}, Problems: list(a.problems),
-		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.cfg.Domains, Entries: list(a.entries), Blocked: list(a.blocked)},
+		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked)},
 	}
 	for _, w := range a.engines {
 		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
@@ -120,20 +121,42 @@ func (a *Agent) status() Status {
 		}
 		s.Engines = append(s.Engines, e)
 	}
-	if a.server != nil {
-		s.DNS = DNSStatus{Listen: a.server.Addr(), Names: a.zone.Len()}
-	}
 	for n := range a.names.names {
-		if h := a.names.holder(n); len(h.losers) > 0 {
-			l := Loser{Name: n, Why: h.why}
-			for _, o := range h.losers {
-				l.Containers = append(l.Containers, a.containerName(o))
-			}
-			s.Losers = append(s.Losers, l)
+		h := a.names.holder(n)
+		if strings.HasSuffix(n, ".") { // a reverse name: nobody asked for it
+			continue
+		}
+		if len(h.has) > 0 {
+			s.DNS.Names += len(a.cfg.Domains)
+		}
+		rest, lost := h.others()
+		s.Losers = append(s.Losers, a.losers(n, lost, h.why)...)
+		s.Losers = append(s.Losers, a.losers(n, rest, "others that share this name are in better health, or many enough")...)
+	}
+	for o, cs := range a.names.denied {
+		for _, c := range cs {
+			s.Losers = append(s.Losers, Loser{Name: c.name, Containers: []string{a.containerName(o)}, Why: c.deny})
 		}
 	}
-	slices.SortFunc(s.Losers, func(a, b Loser) int { return strings.Compare(a.Name, b.Name) })
+	if a.server != nil {
+		s.DNS.Listen, s.DNS.NoReverse = a.server.Addr(), a.noReverse
+	}
+	slices.SortFunc(s.Losers, func(a, b Loser) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), slices.Compare(a.Containers, b.Containers), strings.Compare(a.Why, b.Why))
+	})
 	return s
+}
+
+// losers is the row about owners that do not have a name, if there are any.
+func (a *Agent) losers(name string, list []*held, why string) []Loser {
+	if len(list) == 0 {
+		return nil
+	}
+	l := Loser{Name: name, Why: why}
+	for _, o := range owners(list) {
+		l.Containers = append(l.Containers, a.containerName(o))
+	}
+	return []Loser{l}
 }
 
 // Clean tells whether nothing was refused, failed or lost.
@@ -162,15 +185,17 @@ func (a *Agent) Names() []Name {
 	var rows []row
 	for n := range a.names.names {
 		h := a.names.holder(n)
-		if len(h.addrs) == 0 {
+		if len(h.has) == 0 || strings.HasSuffix(n, ".") {
 			continue
 		}
-		out := Name{Addrs: h.addrs}
-		var r rank
-		for _, o := range h.owners {
+		out := Name{Addrs: h.addrs()}
+		r := h.has[0].rank
+		if r.kind() == byID {
+			r = byAddress // nobody looks for it first
+		}
+		for _, o := range owners(h.has) {
 			c, w := a.container(o)
 			out.Engine = w.cfg.Name
-			r = a.names.names[n][o].rank
 			out.Containers = append(out.Containers, shown(c.Name))
 			for _, e := range c.Endpoints {
 				out.Networks = append(out.Networks, shown(e.Network))

@@ -179,6 +179,11 @@ func (d *daemon) handleInspect(w http.ResponseWriter, r *http.Request, id string
 	d.inspects[id]++
 	for {
 		g := d.containers[id]
+		for _, other := range d.containers {
+			if other.Name == "/"+id {
+				g = other
+			}
+		}
 		if g == nil {
 			refuse(w, http.StatusNotFound, "No such container: "+id)
 			return

@@ -54,7 +54,7 @@ func ParseEndpoint(s, fallback string) (Endpoint, error) {
 	}
 	switch u.Scheme {
 	case "unix", "npipe":
-		if u.Path == "" || u.Host != "" && u.Scheme == "unix" {
+		if !strings.HasPrefix(ep.URL, u.Scheme+"://") || u.Path == "" || u.Host != "" && u.Scheme == "unix" {
 			return ep, fmt.Errorf("engine %q: a socket is written unix:///path/to/docker.sock", s)
 		}
 	case "tcp":

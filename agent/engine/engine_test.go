@@ -76,7 +76,7 @@ func TestParseEndpoint(t *testing.T) {
 		{"tcp://10.0.0.1:2376/below", Endpoint{"default", "tcp://10.0.0.1:2376/below", ""}, "10.0.0.1"},
 		{in: ""}, {in: "="}, {in: "dev="}, {in: "dev"}, {in: "=unix:///run/docker.sock"},
 		{in: "/var/run/docker.sock"}, {in: "192.168.99.100:2376"}, {in: "localhost:2375"},
-		{in: "unix://"}, {in: "unix://run/docker.sock"}, {in: "unix:"}, {in: "npipe://docker_engine"},
+		{in: "unix://"}, {in: "unix://run/docker.sock"}, {in: "unix:"}, {in: "unix:/var/run/docker.sock"}, {in: "UNIX:///var/run/docker.sock"}, {in: "npipe://docker_engine"},
 		{in: "tcp://"}, {in: "tcp://10.0.0.1"}, {in: "tcp://:2375"}, {in: "tcp://10.0.0.1:port"}, {in: "tcp:///2375"}, {in: "tcp://[::1:2375"},
 		{in: "ssh://me@vm"}, {in: "http://10.0.0.1:2375"}, {in: "fd://"}, {in: "dev=https://10.0.0.1"}, {in: "unix:///a\x00b"}, {in: "://"},
 		// What is misspelt would leave out TLS.
@@ -102,7 +102,7 @@ func TestParseEndpoint(t *testing.T) {
 }
 
 func FuzzParseEndpoint(f *testing.F) {
-	for _, s := range []string{"unix:///a=b", "dev=tcp://[::1]:1?certs=/a=b", "npipe:////./pipe/x", "tcp://u@h:1/p#f", "a=b=c://", "=tcp://h:1"} {
+	for _, s := range []string{"unix:///a=b", "dev=tcp://[::1]:1?certs=/a=b", "npipe:////./pipe/x", "tcp://u@h:1/p#f", "a=b=c://", "uniX:/", "=tcp://h:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -185,6 +185,7 @@ var sound = answers{
 }
 
 func TestDial(t *testing.T) {
+	t.Parallel()
 	l, url := listenTCP(t)
 	serve(t, l, sound)
 	c, err := at(url).dial(t.Context())
@@ -202,6 +203,7 @@ func TestDial(t *testing.T) {
 }
 
 func TestDialAnswers(t *testing.T) {
+	t.Parallel()
 	version := func(text string) answers { return sound.with("/version", text) }
 	speaks := func(api string) answers {
 		return sound.with("_ping", api).with("/version", fmt.Sprintf(`{"ApiVersion":%q,"Os":"linux"}`, api))
@@ -271,6 +273,7 @@ func TestDialAnswers(t *testing.T) {
 
 // Peers that keep no protocol. Each speaks on every connection, or, with afterPing, once the ping has gone well.
 func TestDialRubbish(t *testing.T) {
+	t.Parallel()
 	endless := func(beginning, more string) func(net.Conn, *atomic.Int64) {
 		return func(c net.Conn, sent *atomic.Int64) {
 			io.WriteString(c, beginning)
@@ -353,7 +356,7 @@ func TestDialRubbish(t *testing.T) {
 			if !strings.Contains(err.Error(), c.text) {
 				t.Errorf("error %q, want %q in it", err, c.text)
 			}
-			if n := sent.Load(); n > maxAnswer+(16<<20) { // some lies in the sockets' buffers
+			if n := sent.Load(); n > maxAnswer+(64<<20) { // much lies in the buffers of sockets
 				t.Errorf("%d MB were read of an answer without end", n>>20)
 			}
 		})
@@ -361,6 +364,7 @@ func TestDialRubbish(t *testing.T) {
 }
 
 func TestNobody(t *testing.T) {
+	t.Parallel()
 	l, url := listenTCP(t)
 	l.Close()
 	if _, err := at(url).dial(t.Context()); !errors.Is(err, ErrNoAnswer) {
@@ -451,6 +455,7 @@ func (a *authority) folder(trusted *authority, leaveOut string) string {
 }
 
 func TestDialTLS(t *testing.T) {
+	t.Parallel()
 	ours, other := newAuthority(t), newAuthority(t)
 	good := ours.server(time.Time{}, "127.0.0.1")
 	garbage := ours.folder(ours, "")

@@ -16,6 +16,7 @@ import (
 )
 
 func TestDialSocket(t *testing.T) {
+	t.Parallel()
 	l, url := listen(t)
 	serve(t, l, sound)
 	c, err := at(url).dial(t.Context())
@@ -29,6 +30,7 @@ func TestDialSocket(t *testing.T) {
 }
 
 func TestNobodyAtSocket(t *testing.T) {
+	t.Parallel()
 	l, url := listen(t)
 	if _, err := at(url + "-none").dial(t.Context()); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("no socket: %v", err)
@@ -52,6 +54,7 @@ func TestNobodyAtSocket(t *testing.T) {
 
 // A socket that this user may not use. As root, to whom nothing is forbidden, the test runs itself as nobody.
 func TestForbiddenSocket(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() == 0 {
 		if runtime.GOOS != "linux" {
 			t.Skip("needs a user other than root")

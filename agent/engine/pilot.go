@@ -23,12 +23,14 @@ type Pilot struct {
 	Args     []string // its command line
 	Hold     bool     // it outlives our stream, and the engine's restart; otherwise the stream's end is its end
 	Tunnel   bool     // it is to be the VM's end of a tunnel, which takes the VM's /dev/net/tun
+	Inject   bool     // with Tunnel: it sends our packets as the VM's own, which takes CAP_NET_RAW
 }
 
 func (p Pilot) name() string { return "fairlead-pilot-" + p.Instance }
 
 // StartPilot removes this instance's earlier pilot, starts a new one and returns its standard input and output. Closing
-// the stream ends a pilot that does not Hold. The image is loaded first where the engine lacks it.
+// the stream ends a pilot that does not Hold. The image is loaded first where the engine lacks it. The error is a *Refusal
+// where the engine lets no pilot run, and it is known why.
 func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, error) {
 	conn, err := e.dial(ctx)
 	if err != nil {
@@ -36,6 +38,9 @@ func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, e
 	}
 	stream, err := conn.startPilot(ctx, p)
 	if err != nil {
+		if ctx.Err() == nil {
+			err = conn.explain(ctx, err)
+		}
 		conn.Close()
 		return nil, fmt.Errorf("starting the pilot: %w", err)
 	}
@@ -64,6 +69,9 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 	}
 	if p.Tunnel {
 		host.Devices = []container.DeviceMapping{{PathOnHost: "/dev/net/tun", PathInContainer: "/dev/net/tun", CgroupPermissions: "rw"}}
+	}
+	if p.Inject {
+		host.CapAdd = append(host.CapAdd, "NET_RAW")
 	}
 	if p.Hold {
 		host.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"runtime"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-dev/fairlead/internal/lab"
 )
@@ -23,6 +24,11 @@ func TestInEngine(t *testing.T) {
 	needPilots(t)
 	vm := lab.Start(t, lab.Options{}).StartVM(t, lab.VMOptions{})
 	v := &inEngine{t: t, vm: vm, e: at(vm.URL())}
+	var err error
+	if v.conn, err = v.e.dial(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer v.conn.Close()
 	for _, c := range []struct {
 		name string
 		test func(*inEngine)
@@ -45,9 +51,10 @@ func TestInEngine(t *testing.T) {
 }
 
 type inEngine struct {
-	t  *testing.T
-	vm *lab.VM
-	e  *Engine
+	t    *testing.T
+	vm   *lab.VM
+	e    *Engine
+	conn *connection
 }
 
 func (v *inEngine) docker(args ...string) string {
@@ -61,11 +68,11 @@ func (v *inEngine) docker(args ...string) string {
 
 func (v *inEngine) inspect(name string) container.InspectResponse {
 	v.t.Helper()
-	var in []container.InspectResponse
-	if err := json.Unmarshal([]byte(v.docker("container", "inspect", name)), &in); err != nil || len(in) != 1 {
-		v.t.Fatalf("inspect %s: %v", name, err)
+	in, err := v.conn.ContainerInspect(v.t.Context(), name)
+	if err != nil {
+		v.t.Fatal(err)
 	}
-	return in[0]
+	return in
 }
 
 func (v *inEngine) start(p Pilot) io.ReadWriteCloser {
@@ -89,8 +96,11 @@ func (v *inEngine) remove(instance string) {
 func (v *inEngine) untilPilots(n int) {
 	v.t.Helper()
 	v.until(fmt.Sprintf("%d pilots", n), func() (string, bool) {
-		all := v.docker("ps", "-aq", "--no-trunc", "--filter", "name=fairlead-pilot-")
-		return all, len(strings.Fields(all)) == n
+		all, err := v.conn.ContainerList(v.t.Context(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("name", "fairlead-pilot-"))})
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		return fmt.Sprint(len(all)), len(all) == n
 	})
 }
 
@@ -171,12 +181,7 @@ func (v *inEngine) testImages() {
 		if err != nil {
 			v.t.Fatal(err)
 		}
-		c, err := v.e.dial(v.t.Context())
-		if err != nil {
-			v.t.Fatal(err)
-		}
-		defer c.Close()
-		r, err := c.ImageLoad(v.t.Context(), bytes.NewReader(archive))
+		r, err := v.conn.ImageLoad(v.t.Context(), bytes.NewReader(archive))
 		if err != nil {
 			v.t.Fatal(err)
 		}
@@ -256,17 +261,14 @@ func (v *inEngine) testRestrictions() {
 			v.t.Errorf("not so: it %s", what)
 		}
 	}
-	// What the kernel says of it. CAP_NET_ADMIN is bit 12: linux/capability.h.
-	status, err := v.vm.Run(v.t.Context(), "cat", fmt.Sprintf("/proc/%d/status", in.State.Pid))
-	if err != nil {
-		v.t.Fatal(err)
+	v.wantPowers(in, 1<<unix.CAP_NET_ADMIN)
+	tunnel := v.start(Pilot{Instance: "i2-tunnel", Args: []string{"lead"}, Tunnel: true, Inject: true})
+	in = v.inspect("fairlead-pilot-i2-tunnel")
+	if d := in.HostConfig.Devices; len(d) != 1 || d[0].PathOnHost != "/dev/net/tun" || in.HostConfig.Privileged {
+		v.t.Errorf("devices for a tunnel: %+v", d)
 	}
-	status = strings.ReplaceAll(status, "\t", " ")
-	for _, line := range []string{"CapPrm: 0000000000001000", "CapEff: 0000000000001000", "CapBnd: 0000000000001000", "NoNewPrivs: 1"} {
-		if !strings.Contains(status, line+"\n") {
-			v.t.Errorf("no %q in\n%s", line, status)
-		}
-	}
+	v.wantPowers(in, 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW)
+	tunnel.Close()
 	if err := s.Close(); err != nil {
 		v.t.Error(err)
 	}
@@ -276,6 +278,24 @@ func (v *inEngine) testRestrictions() {
 	}
 	if err := s.Close(); err != nil {
 		v.t.Errorf("second Close: %v", err)
+	}
+}
+
+// wantPowers asks the VM's kernel what the pilot may do.
+func (v *inEngine) wantPowers(in container.InspectResponse, capabilities uint64) {
+	v.t.Helper()
+	status, err := v.vm.Run(v.t.Context(), "cat", fmt.Sprintf("/proc/%d/status", in.State.Pid))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	status = strings.ReplaceAll(status, "\t", " ")
+	for _, set := range []string{"CapPrm", "CapEff", "CapBnd"} {
+		if line := fmt.Sprintf("%s: %016x\n", set, capabilities); !strings.Contains(status, line) {
+			v.t.Errorf("no %q in\n%s", line, status)
+		}
+	}
+	if !strings.Contains(status, "NoNewPrivs: 1\n") {
+		v.t.Errorf("it may gain privileges:\n%s", status)
 	}
 }
 

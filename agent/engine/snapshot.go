@@ -16,6 +16,9 @@ const PilotLabel = "fairlead.pilot"
 // maxAliases bounds what one endpoint may claim: labels and aliases are written by strangers.
 const maxAliases = 64
 
+// maxEnv bounds how many of a container's variables are kept.
+const maxEnv = 64
+
 // Info is what an engine says of itself.
 type Info struct {
 	ID      string `json:"id"`
@@ -44,9 +47,13 @@ type Container struct {
 	Image    string
 	Hostname string
 	Labels   map[string]string
-	State    string // Docker's word: "running", "paused", ...
-	Health   string // "", "starting", "healthy", "unhealthy"
-	Ports    []Port
+
+	Domainname string
+	Env        []string // NAME=VALUE: of the variables, those that can say something of names (namingEnv), as others may be secret
+
+	State  string // Docker's word: "running", "paused", ...
+	Health string // "", "starting", "healthy", "unhealthy"
+	Ports  []Port
 	// Endpoints are sorted by network name. A container that shares another's network shows that one's endpoints.
 	Endpoints   []Attachment
 	HostNetwork bool // in the VM's own network: reachable at the VM's address
@@ -109,6 +116,7 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 	}
 	if in.Config != nil {
 		c.Image, c.Hostname, c.Labels = in.Config.Image, in.Config.Hostname, in.Config.Labels
+		c.Domainname, c.Env = in.Config.Domainname, namingEnv(in.Config.Env)
 		for p := range in.Config.ExposedPorts {
 			if n := p.Int(); n > 0 && n < 1<<16 && slices.Contains([]string{"tcp", "udp", "sctp"}, p.Proto()) {
 				c.Ports = append(c.Ports, Port{Number: uint16(n), Proto: p.Proto()})
@@ -135,7 +143,7 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 }
 
 // containerOfSummary is containerOf for a container that the engine lists but cannot tell about: without host name,
-// aliases and ports.
+// variables, aliases and ports.
 func containerOfSummary(in container.Summary) (c Container, ok bool) {
 	c = Container{ID: in.ID, Image: in.Image, Labels: in.Labels, State: in.State}
 	for _, name := range in.Names {
@@ -150,8 +158,20 @@ func containerOfSummary(in container.Summary) (c Container, ok bool) {
 	return c, c.ID != ""
 }
 
+// namingEnv keeps the variables that tools for container names read: DNSDOCK_*, SERVICE_* and HOSTNAMES. Of these too it
+// keeps at most maxEnv, and none longer than 4096 bytes: they are written by strangers.
+func namingEnv(env []string) []string {
+	var out []string
+	for _, v := range env {
+		if len(out) < maxEnv && len(v) <= 4096 && (strings.HasPrefix(v, "DNSDOCK_") || strings.HasPrefix(v, "SERVICE_") || strings.HasPrefix(v, "HOSTNAMES=")) {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
 func (c *Container) setMode(m container.NetworkMode) {
-	c.HostNetwork = m.IsHost()
+	c.HostNetwork = m == network.NetworkHost // IsHost is about this machine's kind of engine: on Windows always false
 	if m.IsContainer() {
 		c.sharesWith = m.ConnectedContainer()
 	}

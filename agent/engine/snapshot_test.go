@@ -180,6 +180,11 @@ func TestContainerHostile(t *testing.T) {
 		{"its own network", `{` + running + `,"HostConfig":{"NetworkMode":"container:c1"}}`, with(func(c *Container) { c.sharesWith = "c1" })},
 		{"ports", `{` + running + `,"Config":{"ExposedPorts":{"80/tcp":{},"0/tcp":{},"65536/tcp":{},"-1/tcp":{},"99999999999999999999/tcp":{},"x":{},"":{},"/":{},"53":{},"53/udp":{},"1-2/tcp":{},"81/x y":{},"82//":{}}}}`,
 			with(func(c *Container) { c.Ports = []Port{{53, "tcp"}, {53, "udp"}, {80, "tcp"}} })},
+		{"variables", `{` + running + `,"Config":{"Domainname":"lan","Env":["PATH=/bin","DB_PASSWORD=secret","SERVICE_80_NAME=www","DNSDOCK_ALIAS=a.docker","HOSTNAMES=x,y","HOSTNAMESX=z","service_name=no","SERVICE_","","=","SERVICE_LONG=` + strings.Repeat("a", 5000) + `"]}}`,
+			with(func(c *Container) {
+				c.Domainname, c.Env = "lan", []string{"SERVICE_80_NAME=www", "DNSDOCK_ALIAS=a.docker", "HOSTNAMES=x,y", "SERVICE_"}
+			})},
+		{"null variables", `{` + running + `,"Config":{"Env":null}}`, &base},
 		{"a pilot", `{` + running + `,"Config":{"Labels":{"fairlead.pilot":"i1"}}}`, with(func(c *Container) { c.Labels = map[string]string{PilotLabel: "i1"} })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -216,13 +221,20 @@ func TestStates(t *testing.T) {
 	}
 }
 
-func TestAliasesAreBounded(t *testing.T) {
+func TestClaimsAreBounded(t *testing.T) {
+	t.Parallel()
 	many := make([]string, 100_000)
 	for i := range many {
 		many[i] = fmt.Sprint("a", i)
 	}
 	got := attachmentsOf(map[string]*network.EndpointSettings{"n": {Aliases: many}})
 	if d := cmp.Diff(many[:maxAliases], got[0].Aliases); d != "" {
+		t.Error(d)
+	}
+	for i := range many {
+		many[i] = fmt.Sprintf("SERVICE_%d=x", i)
+	}
+	if d := cmp.Diff(many[:maxEnv], namingEnv(many)); d != "" {
 		t.Error(d)
 	}
 }
@@ -293,6 +305,9 @@ func wantSane(t *testing.T, c Container) {
 	}
 	if !slices.IsSortedFunc(c.Endpoints, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) }) {
 		t.Errorf("endpoints are not sorted: %+v", c.Endpoints)
+	}
+	if len(c.Env) > maxEnv {
+		t.Errorf("%d variables", len(c.Env))
 	}
 	for _, e := range c.Endpoints {
 		if len(e.Aliases) > maxAliases {

@@ -74,7 +74,9 @@ type session struct {
 	*Engine
 	conn  *connection
 	known map[string]Container // what sink was told, by id
-	born  map[string]Container // created, not started: their labels and names, ready for the moment they get an address
+	// sharers are the ids in known that use another container's network, by that one's id.
+	sharers map[string]map[string]bool
+	born    map[string]Container // created, not started: their labels and names, ready for the moment they get an address
 
 	mu       sync.Mutex      // guards what the event reader writes
 	hinted   map[string]bool // containers to look at again
@@ -347,20 +349,39 @@ func (s *session) tell(sink func(Update), r looked) {
 	_, was := s.known[r.id]
 	switch {
 	case r.live:
-		s.known[r.id] = r.c
+		s.keep(r.c)
 		u.Containers = append(u.Containers, s.shared(r.c))
 	case was:
-		delete(s.known, r.id)
+		s.drop(r.id)
 		u.Gone = []string{r.id}
 	default:
 		return
 	}
-	for _, d := range s.known {
-		if d.sharesWith == r.id {
-			u.Containers = append(u.Containers, s.shared(d))
-		}
+	for id := range s.sharers[r.id] {
+		u.Containers = append(u.Containers, s.shared(s.known[id]))
 	}
 	sink(u)
+}
+
+func (s *session) keep(c Container) {
+	s.drop(c.ID)
+	s.known[c.ID] = c
+	if c.sharesWith != "" {
+		if s.sharers[c.sharesWith] == nil {
+			s.sharers[c.sharesWith] = map[string]bool{}
+		}
+		s.sharers[c.sharesWith][c.ID] = true
+	}
+}
+
+func (s *session) drop(id string) {
+	if with := s.known[id].sharesWith; with != "" {
+		delete(s.sharers[with], id)
+		if len(s.sharers[with]) == 0 {
+			delete(s.sharers, with)
+		}
+	}
+	delete(s.known, id)
 }
 
 func (s *session) bornOrKnown(id string) (Container, bool) {
@@ -486,7 +507,7 @@ func (s *session) list(ctx context.Context) (Update, error) {
 	}
 	wg.Wait()
 	before := s.known
-	s.known = map[string]Container{}
+	s.known, s.sharers = map[string]Container{}, map[string]map[string]bool{}
 	for i, f := range found {
 		if f.err != nil {
 			return Update{}, f.err
@@ -498,7 +519,7 @@ func (s *session) list(ctx context.Context) (Update, error) {
 			}
 		}
 		if f.live {
-			s.known[f.id] = f.c
+			s.keep(f.c)
 		}
 	}
 	u := Update{Full: true, Networks: nets}

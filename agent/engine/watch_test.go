@@ -23,6 +23,7 @@ import (
 // watching follows a Watch: the picture that its updates make.
 type watching struct {
 	t       testing.TB
+	e       *Engine
 	updates chan Update
 	ended   chan struct{}
 	cancel  context.CancelFunc
@@ -41,16 +42,21 @@ func brisk() pace {
 	return p
 }
 
-// watch starts a Watch that ends with the test.
-func watch(t testing.TB, url string, p pace) *watching {
+// watch starts a Watch that ends with the test. The spies see each update before Watch goes on.
+func watch(t testing.TB, url string, p pace, spies ...func(Update)) *watching {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &watching{t: t, updates: make(chan Update, 1<<14), ended: make(chan struct{}), cancel: cancel, containers: map[string]Container{}}
-	e := at(url)
-	e.pace = p
+	w.e = at(url)
+	w.e.pace = p
 	go func() {
 		defer close(w.ended)
-		e.Watch(ctx, func(u Update) { w.updates <- u })
+		w.e.Watch(ctx, func(u Update) {
+			for _, spy := range spies {
+				spy(u)
+			}
+			w.updates <- u
+		})
 	}()
 	t.Cleanup(w.end)
 	return w
@@ -435,10 +441,11 @@ func TestWatchEarlyAddress(t *testing.T) {
 func TestWatchEarlyAddressBeforeLabels(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
+	marker := d.run("marker", "bridge")
+	d.forget()
 	w := watch(t, d.url, brisk())
 	w.untilListed()
-	var id string
-	asked, told, once := make(chan struct{}), make(chan struct{}), sync.Once{}
+	asked, told, release, once := make(chan struct{}), make(chan struct{}), make(chan struct{}), sync.Once{}
 	d.setHook(func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
 		first := false
 		if strings.HasSuffix(r.URL.Path, "/json") && strings.Contains(r.URL.Path, "/containers/0") {
@@ -453,15 +460,19 @@ func TestWatchEarlyAddressBeforeLabels(t *testing.T) {
 		}
 		late(rw, r, handle, func() {
 			close(asked)
-			<-told
+			<-release
 		})
 	})
-	id = d.create("web", "bridge")
+	id := d.create("web", "bridge")
 	<-asked
 	d.beginStart(id)
-	w.untilNames("web=" + d.addr(id))
+	<-told
+	d.rename(marker, "mark") // its way is longer than that of what the network told
+	w.until("the mark", func() bool { return w.containers[marker].Name == "mark" })
+	close(release)
+	w.untilNames("mark=" + d.addr(marker) + " web=" + d.addr(id))
 	d.endStart(id, false)
-	w.untilNames("")
+	w.untilNames("mark=" + d.addr(marker))
 }
 
 func TestWatchSecondNetwork(t *testing.T) {
@@ -683,10 +694,14 @@ func TestWatchHalfOpen(t *testing.T) {
 	p := brisk()
 	p.call = 2 * time.Second
 	p.pingEvery, p.pingTimeout = 50*time.Millisecond, time.Second
-	w := watch(t, d.url, p)
+	var pings, pingsAtLoss atomic.Int32
+	w := watch(t, d.url, p, func(u Update) {
+		if u.Down != nil {
+			pingsAtLoss.CompareAndSwap(0, pings.Load())
+		}
+	})
 	w.untilListed()
 	before := len(w.downs)
-	var pings atomic.Int32
 	d.setHook(func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
 		if r.URL.Path == "/_ping" {
 			pings.Add(1)
@@ -697,8 +712,7 @@ func TestWatchHalfOpen(t *testing.T) {
 	if err := w.downs[before]; !strings.Contains(err.Error(), "pings") {
 		t.Errorf("reason of the loss: %v", err)
 	}
-	// With the loss told at the second, a third is that of a new connection.
-	if n := pings.Load(); n < 2 || n > 3 {
+	if n := pingsAtLoss.Load(); n != 2 {
 		t.Errorf("%d pings before the loss was told, want 2", n)
 	}
 	w.until("it stays lost", func() bool { return len(w.downs) > before+1 })
@@ -790,8 +804,62 @@ func TestWatchOddEvents(t *testing.T) {
 			}
 		}
 	}
+	for range 2*maxAnswer>>20 + 1 { // together they are more than one may be
+		d.emit(events.ContainerEventType, "update", "x", map[string]string{"label": strings.Repeat("a", 1<<19)})
+	}
 	id := d.run("web", "bridge")
 	w.untilNames("web=" + d.addr(id))
+	w.wantNoLoss()
+}
+
+// A question finds what the events did not tell.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	if e := at(d.url); e.Pending() {
+		t.Error("pending before there is a watch")
+	} else {
+		e.Ask(t.Context(), []string{"web"}) // nobody to look: nothing happens
+	}
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	w.e.Ask(t.Context(), []string{"web", "", "../info", "a/b"})
+	d.untilSubscribed()
+	d.mu.Lock()
+	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
+	d.mu.Unlock()
+	id := d.run("web", "bridge")
+	w.e.Ask(t.Context(), []string{"none", "web"})
+	w.untilNames("web=" + d.addr(id))
+	w.wantNoLoss()
+	w.end()
+	if w.e.Pending() {
+		t.Error("pending after the watch")
+	}
+}
+
+// What the engine hinted at is pending until it was told.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	d.forget()
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	d.untilSubscribed()
+	d.onInspect(id, func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		if !w.e.Pending() {
+			t.Error("not pending while it is being looked at")
+		}
+		handle(rw, r)
+	})
+	d.rename(id, "renamed")
+	w.untilNames("renamed=" + d.addr(id))
+	for deadline := time.Now().Add(20 * time.Second); w.e.Pending(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("pending for ever")
+		}
+	}
 	w.wantNoLoss()
 }
 

@@ -103,6 +103,9 @@ func printStatus(w io.Writer, st agent.Status) {
 	}
 	printSubnets(w, st, false)
 	fmt.Fprintf(w, "dns      %v, %d names\n", st.DNS.Listen, st.DNS.Names)
+	for _, p := range st.DNS.NoReverse {
+		fmt.Fprintf(w, "dns      %v has no names for its addresses: too many reverse domains\n", p)
+	}
 	fmt.Fprintf(w, "resolver %s: %s\n", st.Resolver.Method, st.Resolver.Why)
 	for _, i := range st.Resolver.Entries {
 		fmt.Fprintln(w, "entry   ", i)

@@ -98,7 +98,9 @@ func release(tag string) error {
 	return errors.Join(err, tunnel.WriteReport(os.Stdout, r))
 }
 
-func admit(a tunnel.Admission) tunnel.Report { return report(firewall.Admit(firewall.Admission(a))) }
+func admit(a tunnel.Admission) tunnel.Report {
+	return report(firewall.Admit(firewall.Admission{Tag: a.Tag, Sources: a.Sources, Subnets: a.Subnets}))
+}
 
 func report(s firewall.State, err error) tunnel.Report {
 	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Version: version}

@@ -26,31 +26,39 @@ const tag = "0123abcd"
 type sealed struct {
 	*lab.World
 	vm     *lab.VM
+	inject bool
 	lease  *tunnel.Lease
 	tunnel *tunnel.Tunnel
 }
 
 func startSealed(t testing.TB) *sealed {
-	s := &sealed{World: lab.Start(t, lab.Options{})}
-	s.vm = s.StartVM(t, lab.VMOptions{Sealed: true, Args: []string{"--ipv6", "--fixed-cidr-v6=fd17::/64"}})
+	s := newSealed(t)
 	s.open(t)
 	return s
 }
 
+// newSealed is one without its tunnel yet.
+func newSealed(t testing.TB) *sealed {
+	s := &sealed{World: lab.Start(t, lab.Options{})}
+	s.vm = s.StartVM(t, lab.VMOptions{Sealed: true, Args: []string{"--ipv6", "--fixed-cidr-v6=fd17::/64"}})
+	return s
+}
+
 // open starts the pilot as the agent does, and makes the tunnel.
-func (s *sealed) open(t testing.TB) {
+func (s *sealed) open(t testing.TB, probe ...netip.Addr) {
 	t.Helper()
 	eng := engine.New(engine.Endpoint{Name: "dev", URL: s.vm.URL()}, slog.New(slog.DiscardHandler))
-	stream, err := eng.StartPilot(t.Context(), engine.Pilot{Instance: tag, Args: []string{"lead"}, Tunnel: true})
+	stream, err := eng.StartPilot(t.Context(), engine.Pilot{Instance: tag, Args: []string{"lead"}, Tunnel: true, Inject: s.inject})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.lease = tunnel.Lead(t.Context(), stream)
 	t.Cleanup(s.lease.Close)
 	link := tunnel.Link{
-		Tag:   tag,
-		Host:  []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")},
-		Pilot: []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd09::2")},
+		Tag:    tag,
+		Host:   []netip.Addr{netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")},
+		Pilot:  []netip.Addr{netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd09::2")},
+		Inject: s.inject,
 	}
 	s.here(t, func() {
 		if s.tunnel, err = s.lease.Tunnel(t.Context(), link); err != nil {
@@ -65,7 +73,7 @@ func (s *sealed) open(t testing.TB) {
 		t.Errorf("the tunnel lacks an address: %v", err)
 	}
 	subnets := []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("fd17::/64")}
-	r, err := s.lease.Admit(t.Context(), tunnel.Admission{Tag: tag, Sources: s.tunnel.Addrs(), Subnets: subnets})
+	r, err := s.lease.Admit(t.Context(), tunnel.Admission{Tag: tag, Sources: s.tunnel.Addrs(), Subnets: subnets, Probe: probe})
 	if err != nil || !r.Open || r.Error != "" {
 		t.Fatalf("admission: %+v, %v", r, err)
 	}
@@ -186,6 +194,51 @@ func TestTunnelIntoAnEngine(t *testing.T) {
 		s.open(t)
 		s.must(t, "ping", "-n", "-c", "1", "-W", "5", "172.17.0.1")
 	}
+}
+
+// A pilot that sends the host's packets as the VM's own needs no rule, and one right more.
+func TestInjectIntoAnEngine(t *testing.T) {
+	s := newSealed(t)
+	s.inject = true
+	s.docker(t, "network", "create", "--subnet", "172.18.0.0/16", "-o", "com.docker.network.bridge.enable_icc=false", "apart")
+	s.docker(t, "run", "-d", "--name", "bridge", "--hostname", "bridge", "web")
+	s.docker(t, "run", "-d", "--name", "apart", "--hostname", "apart", "--network", "apart", "web")
+	var addrs []string
+	var probe []netip.Addr
+	for _, name := range []string{"bridge", "apart"} {
+		for _, a := range strings.Fields(s.docker(t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}", name)) {
+			addrs, probe = append(addrs, a), append(probe, netip.MustParseAddr(a))
+		}
+	}
+	if len(addrs) != 3 {
+		t.Fatalf("the containers have the addresses %q", addrs)
+	}
+	rules := func() string {
+		all, err := s.vm.Firewall(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	before := rules()
+	s.open(t, probe...)
+	for _, a := range append(addrs, "10.9.0.2", "fd09::2", "172.17.0.1") {
+		s.must(t, "ping", "-n", "-c", "1", "-W", "5", a)
+	}
+	for _, a := range addrs {
+		if got, err := s.web(t, a); err != nil || !strings.HasPrefix(got, "bridge\n") && !strings.HasPrefix(got, "apart\n") {
+			t.Errorf("HTTP from %s = %q, %v", a, got, err)
+		}
+	}
+	pilot := s.docker(t, "inspect", "-f", "{{.HostConfig.Privileged}} {{.HostConfig.CapAdd}} {{.HostConfig.CapDrop}}", "fairlead-pilot-"+tag)
+	if got := strings.ReplaceAll(pilot, "CAP_", ""); got != "false [NET_ADMIN NET_RAW] [ALL]" {
+		t.Errorf("the pilot's rights are %s", pilot)
+	}
+	if now := rules(); now != before {
+		t.Errorf("the VM's firewall is now\n%s\nbefore:\n%s", now, before)
+	}
+	s.tunnel.Close()
+	s.gone(t)
 }
 
 // gone waits until neither side has anything of ours.

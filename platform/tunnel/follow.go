@@ -9,16 +9,18 @@ import (
 
 // Follow is the pilot's end of a stream. It passes every admission to admit and its report back, and repeats the last one
 // at each wake; that report is sent when it tells something new. It makes this machine's end of a link itself, a TUN
-// device that goes when Follow returns or the process ends. It owns the stream and returns when that ends (nil), falls
+// device that goes when Follow returns or the process ends. Over a link with Inject, admit is asked to let nothing through,
+// and the report says whether the containers answer all the same. It owns the stream and returns when that ends (nil), falls
 // silent (ErrSilent), speaks nonsense, or ctx ends; then the caller takes back what admit did. A stream whose Close does
 // not free a blocked Read leaves that one goroutine behind.
 func Follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}, admit func(Admission) Report) error {
 	return follow(ctx, stream, wake, admit, openPilotPort)
 }
 
-func follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}, admit func(Admission) Report, open func(Link) (port, linked, error)) error {
+func follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}, admit func(Admission) Report, open func(Link, *prover) (port, linked, error)) error {
 	w := newWire(ctx, stream)
 	var pump *pump
+	var prover *prover
 	defer func() {
 		if pump != nil {
 			<-pump.done
@@ -31,11 +33,21 @@ func follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}
 		if err := asked.check(); err != nil {
 			return linked{}, err
 		}
-		port, got, err := open(asked)
+		if asked.Inject {
+			prover = newProver(asked)
+		}
+		port, got, err := open(asked, prover)
 		if err == nil {
 			pump = startPump(w, port, asked.toHost, asked.toVM)
 		}
 		return got, err
+	}
+	look := func(a Admission) Report {
+		if pump == nil || prover == nil {
+			return admit(a)
+		}
+		r := admit(Admission{Tag: a.Tag}) // what an earlier pilot left goes, too
+		return prover.report(a, r, w.done)
 	}
 	var asked *Admission
 	var told Report
@@ -56,13 +68,13 @@ func follow(ctx context.Context, stream io.ReadWriteCloser, wake <-chan struct{}
 				continue
 			}
 			asked = &req.Admission
-			told = admit(*asked)
+			told = look(*asked)
 			w.tell(req.ID, told)
 		case <-wake:
 			if asked == nil {
 				continue
 			}
-			seen := admit(*asked)
+			seen := look(*asked)
 			news := seen.Changed
 			seen.Changed, told.Changed = false, false
 			if news || !reflect.DeepEqual(seen, told) {

@@ -60,7 +60,11 @@ func (l *Lease) tunnel(ctx context.Context, link Link, open func(mtu int) (tun.D
 		return nil, errors.New("the pilot answered something else")
 	}
 	if there.Error != "" {
-		return nil, fmt.Errorf("the pilot made no link: %s", there.Error)
+		err := fmt.Errorf("the pilot made no link: %s", there.Error)
+		if there.Hint != "" {
+			err = fmt.Errorf("%w; hint: %s", err, there.Hint)
+		}
+		return nil, err
 	}
 	t := &Tunnel{lease: l, dev: name}
 	if there.Lacks != "" {
@@ -80,7 +84,7 @@ func (l *Lease) tunnel(ctx context.Context, link Link, open func(mtu int) (tun.D
 
 // only gives the link with those pairs of which addrs has one.
 func (l Link) only(addrs []netip.Addr) Link {
-	only := Link{Tag: l.Tag, MTU: l.MTU}
+	only := Link{Tag: l.Tag, MTU: l.MTU, Inject: l.Inject}
 	for i, a := range l.Host {
 		if slices.Contains(addrs, a) || slices.Contains(addrs, l.Pilot[i]) {
 			only.Host = append(only.Host, a)

@@ -294,12 +294,13 @@ type pilot struct {
 
 func (p *pilot) Close() error { return p.WriteCloser.Close() }
 
-func (m *vm) start() *pilot {
+// start runs a pilot with the one capability that it has in the VM, and those given.
+func (m *vm) start(more ...string) *pilot {
 	t := m.t
 	t.Helper()
 	p := &pilot{exited: make(chan struct{})}
-	// The one capability that it has in the VM.
-	p.cmd = exec.Command("nsenter", "-t", strconv.Itoa(m.ns), "-n", "setpriv", "--bounding-set", "-all,+net_admin", pilotPath, "lead")
+	caps := strings.Join(append([]string{"-all", "+net_admin"}, more...), ",")
+	p.cmd = exec.Command("nsenter", "-t", strconv.Itoa(m.ns), "-n", "setpriv", "--bounding-set", caps, pilotPath, "lead")
 	p.cmd.Stderr = &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.WriteCloser = must(p.cmd.StdinPipe())(t)

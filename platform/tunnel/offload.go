@@ -114,13 +114,14 @@ func (s *segmenter) fromHost(p []byte, h header) (v vnetHeader) {
 }
 
 // toHost prepares p, a packet that the VM's kernel gave us with v, for the host: its checksum is completed, and the host
-// may send segments as large as its MTU. It is called by one goroutine. False when v makes no sense.
+// may send segments as large as mtu; 0 leaves it to what the container said. It is called by one goroutine. False when v
+// makes no sense.
 func (s *segmenter) toHost(p []byte, v vnetHeader, mtu int) bool {
 	h, ok := parse(p)
 	if !ok {
 		return false
 	}
-	if t := h.tcpHeader(p); t != nil && t[13]&0x02 != 0 {
+	if t := h.tcpHeader(p); mtu > 0 && t != nil && t[13]&0x02 != 0 {
 		base := 60
 		if h.src.Is4() {
 			base = 40

@@ -9,8 +9,9 @@ import (
 )
 
 // openPilotPort makes the VM's end of a link: a device named after the tag. Where the host's packets are of full size, it
-// has the kernel cut and join TCP segments; where the kernel does not do that, the link is one of plain 1500 bytes.
-func openPilotPort(l Link) (_ port, got linked, err error) {
+// has the kernel cut and join TCP segments; where the kernel does not do that, the link is one of plain 1500 bytes. The
+// prover is that of a link with Inject.
+func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 	name := "flead-" + l.Tag
 	got.MTU = l.MTU
 	jumbo := l.MTU == maxPacket
@@ -33,6 +34,9 @@ func openPilotPort(l Link) (_ port, got linked, err error) {
 		return nil, got, err
 	}
 	p := &tunPort{File: os.NewFile(uintptr(fd), "/dev/net/tun")}
+	if !l.Inject {
+		p.raise = maxPacket
+	}
 	if jumbo {
 		p.cut, p.buf = new(segmenter), make([]byte, vnetLen+maxPacket)
 	}
@@ -43,14 +47,24 @@ func openPilotPort(l Link) (_ port, got linked, err error) {
 	if err != nil {
 		got.Lacks = err.Error()
 	}
-	return p, got, nil
+	if !l.Inject {
+		return p, got, nil
+	}
+	i, err := openInjector(p, prover)
+	if err != nil {
+		p.Close()
+		got.Hint = injectHint
+		return nil, got, err
+	}
+	return i, got, nil
 }
 
 // tunPort is the VM's device.
 type tunPort struct {
 	*os.File
-	cut *segmenter // nil where the device has no vnet headers
-	buf []byte     // a packet as it was read, behind its vnet header
+	cut   *segmenter // nil where the device has no vnet headers
+	raise int        // the MTU that containers are told the host has, 0 for none
+	buf   []byte     // a packet as it was read, behind its vnet header
 }
 
 func (p *tunPort) read(b []byte) (int, error) {
@@ -65,7 +79,7 @@ func (p *tunPort) read(b []byte) (int, error) {
 		if n <= vnetLen {
 			continue
 		}
-		if packet := p.buf[vnetLen:n]; p.cut.toHost(packet, getVnet(p.buf), maxPacket) {
+		if packet := p.buf[vnetLen:n]; p.cut.toHost(packet, getVnet(p.buf), p.raise) {
 			return copy(b[lengthLen:], packet), nil
 		}
 	}

@@ -7,6 +7,6 @@ import (
 	"fmt"
 )
 
-func openPilotPort(Link) (port, linked, error) {
+func openPilotPort(Link, *prover) (port, linked, error) {
 	return nil, linked{}, fmt.Errorf("pilots run on Linux: %w", errors.ErrUnsupported)
 }

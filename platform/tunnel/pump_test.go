@@ -29,7 +29,7 @@ func openEnds(t *testing.T) *ends {
 	ours, theirs := net.Pipe()
 	e := &ends{host: tuntest.NewChannelTUN(), vm: tuntest.NewChannelTUN(), stream: theirs, followed: make(chan error, 1)}
 	go func() {
-		e.followed <- follow(t.Context(), theirs, nil, echo, func(l Link) (port, linked, error) {
+		e.followed <- follow(t.Context(), theirs, nil, echo, func(l Link, _ *prover) (port, linked, error) {
 			return &hostPort{dev: e.vm.TUN()}, linked{Dev: "vm", MTU: l.MTU, Addrs: l.Pilot}, nil
 		})
 	}()
@@ -190,13 +190,13 @@ func TestTheStreamEndsWithTheDevice(t *testing.T) {
 }
 
 func TestWhatGoesWrongAtTheBeginning(t *testing.T) {
-	fine := func(l Link) (port, linked, error) {
+	fine := func(l Link, _ *prover) (port, linked, error) {
 		return &hostPort{dev: tuntest.NewChannelTUN().TUN()}, linked{MTU: l.MTU, Addrs: l.Pilot}, nil
 	}
 	for _, c := range []struct {
 		name, want string
 		link       Link
-		pilot      func(Link) (port, linked, error)
+		pilot      func(Link, *prover) (port, linked, error)
 		open       func(int) (tun.Device, error)
 		configure  func(string, Link) ([]netip.Addr, error)
 	}{
@@ -208,7 +208,7 @@ func TestWhatGoesWrongAtTheBeginning(t *testing.T) {
 		{"loopback", "no address for a link", Link{Tag: "0123abcd", Host: addrs("127.0.0.1"), Pilot: addrs("127.0.0.2")}, fine, nil, all},
 		{"mtu", "mtu 600 is not", Link{Tag: "0123abcd", Host: addrs("10.0.0.1"), Pilot: addrs("10.0.0.2"), MTU: 600}, fine, nil, all},
 		{"no device here", "no such driver", someLink, fine, func(int) (tun.Device, error) { return nil, errors.New("no such driver") }, all},
-		{"no device there", "no /dev/net/tun", someLink, func(Link) (port, linked, error) { return nil, linked{}, errors.New("no /dev/net/tun") }, nil, all},
+		{"no device there", "no /dev/net/tun", someLink, func(Link, *prover) (port, linked, error) { return nil, linked{}, errors.New("no /dev/net/tun") }, nil, all},
 		{"no address here", "denied", someLink, fine, nil, func(string, Link) ([]netip.Addr, error) { return nil, errors.New("denied") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

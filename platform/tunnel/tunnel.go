@@ -22,11 +22,14 @@ type Admission struct {
 	Tag     string         `json:"tag"` // 8 lower-case hex digits: whose rules
 	Sources []netip.Addr   `json:"sources"`
 	Subnets []netip.Prefix `json:"subnets"`
+	// Probe are containers in Subnets, to be asked for a sign of life where no rule tells whether they are reached: over a
+	// link with Inject.
+	Probe []netip.Addr `json:"probe,omitempty"`
 }
 
 // Report is what the VM's firewall was seen to be afterwards: read back, not remembered.
 type Report struct {
-	Backend string   `json:"backend"`         // "none", "iptables-nft", "iptables-legacy", "nftables"; "" when it could not be read
+	Backend string   `json:"backend"`         // "none", "iptables-nft", "iptables-legacy", "nftables", "inject" (no rules: Link.Inject); "" when it could not be read
 	Open    bool     `json:"open"`            // the sources' packets get through to the subnets
 	Changed bool     `json:"changed"`         // something had to be added or removed just now
 	Rules   []string `json:"rules,omitempty"` // ours, as nft would print them
@@ -42,6 +45,10 @@ type Link struct {
 	Host  []netip.Addr `json:"host"`
 	Pilot []netip.Addr `json:"pilot"`
 	MTU   int          `json:"mtu"` // 1280 to 65535; 0 is the largest that both ends can
+	// Inject asks that the host's packets enter the VM as its own, past all rules about forwarding, and that no rule is
+	// made. Only what was admitted is let in. The pilot needs CAP_NET_RAW for it. Internal networks do not answer then, and
+	// TCP to the containers comes in segments of their networks' size.
+	Inject bool `json:"inject,omitempty"`
 }
 
 // check refuses what is no link.
@@ -80,6 +87,7 @@ type linked struct {
 	Addrs []netip.Addr `json:"addrs"`           // those of Link.Pilot whose peer is behind Dev
 	Lacks string       `json:"lacks,omitempty"` // why they are not all
 	Error string       `json:"error,omitempty"` // why there is no link
+	Hint  string       `json:"hint,omitempty"`  // what to do about it, for people
 }
 
 // The control frames' payloads. A request is for a link, or else an admission. An answer bears the ID of its request; 0 is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,6 +26,11 @@ const proberEnv = "FAIRLEAD_E2E_PROBER"
 func prober() {
 	server := netip.MustParseAddrPort(os.Getenv(proberEnv))
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		if name, once := strings.CutPrefix(in.Text(), "once "); once {
+			r, err := dnsserver.Query(context.Background(), server, name, "A")
+			fmt.Println(time.Now().UnixNano(), r.Elapsed.Nanoseconds(), r.Rcode, err, r.Answers)
+			continue
+		}
 		fmt.Println("asking")
 		for {
 			r, err := dnsserver.Query(context.Background(), server, in.Text(), "A")
@@ -38,9 +44,8 @@ func prober() {
 	}
 }
 
-// BenchmarkStartToAnswer tells how long after `docker start` has returned a container's name is answered, median and
-// 99th percentile in ms; negative is before. inspect-ms is what the engine itself takes to tell the address then.
-func BenchmarkStartToAnswer(b *testing.B) {
+// watching is a VM that a running agent has reached, and a prober on the host: what to write to it and what it says.
+func watching(b *testing.B) (*lab.VM, io.Writer, *bufio.Scanner) {
 	h := newHost(b)
 	vm := h.StartVM(b, lab.VMOptions{TCP: true})
 	h.watch(vm.URL())
@@ -69,9 +74,17 @@ func BenchmarkStartToAnswer(b *testing.B) {
 	if err := p.Start(); err != nil {
 		b.Fatal(err)
 	}
-	defer p.Wait()
-	defer names.Close()
-	said := bufio.NewScanner(out)
+	b.Cleanup(func() {
+		names.Close()
+		p.Wait()
+	})
+	return vm, names, bufio.NewScanner(out)
+}
+
+// BenchmarkStartToAnswer tells how long after `docker start` has returned a container's name is answered, median and
+// 99th percentile in ms; negative is before. inspect-ms is what the engine itself takes to tell the address then.
+func BenchmarkStartToAnswer(b *testing.B) {
+	vm, names, said := watching(b)
 
 	api := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", vm.Socket())
@@ -124,6 +137,90 @@ func BenchmarkStartToAnswer(b *testing.B) {
 	b.ReportMetric(percentile(after, 50), "p50-ms")
 	b.ReportMetric(percentile(after, 99), "p99-ms")
 	b.ReportMetric(percentile(inspects, 50), "inspect-p50-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkFirstAnswer starts containers with `docker run -d` and asks once for each name when that has returned. Every
+// first answer must be right. wait-p50-us and wait-p99-us tell how long it took.
+func BenchmarkFirstAnswer(b *testing.B) {
+	vm, names, said := watching(b)
+	var waits []time.Duration
+	for i := range b.N {
+		name := fmt.Sprintf("f%d-%d", b.N, i)
+		docker(b, vm, "run", "-d", "--name", name, "web")
+		fmt.Fprintln(names, "once "+name+".docker")
+		if !said.Scan() {
+			b.Fatal(said.Err())
+		}
+		var at, took int64
+		if _, err := fmt.Sscan(said.Text(), &at, &took); err != nil {
+			b.Fatal(err)
+		}
+		if want := address(b, vm, "bridge", name); !strings.HasSuffix(said.Text(), want+"]") {
+			b.Fatalf("%s: the first answer was %q, it has %s", name, said.Text(), want)
+		}
+		waits = append(waits, time.Duration(took))
+		docker(b, vm, "rm", "-f", name)
+	}
+	b.ReportMetric(percentile(waits, 50)*1e3, "wait-p50-us")
+	b.ReportMetric(percentile(waits, 99)*1e3, "wait-p99-us")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkRouteRestored tells how long a route that somebody deleted stays away, asking `ip route` without a pause.
+func BenchmarkRouteRestored(b *testing.B) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	h.start("--resolver", "none")
+	h.eventually("route", func() error { return h.hasRoute("172.17.0.0/16") })
+	var away []time.Duration
+	for range b.N {
+		begin := time.Now()
+		if err := h.DeleteRoute(b.Context(), netip.MustParsePrefix("172.17.0.0/16")); err != nil {
+			b.Fatal(err)
+		}
+		for h.hasRoute("172.17.0.0/16") != nil {
+			if time.Since(begin) > time.Minute {
+				b.Fatal("it does not come back")
+			}
+		}
+		away = append(away, time.Since(begin))
+	}
+	b.ReportMetric(percentile(away, 50), "p50-ms")
+	b.ReportMetric(percentile(away, 99), "p99-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkHangNoticed tells how long an engine that is frozen is still taken for up.
+func BenchmarkHangNoticed(b *testing.B) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	h.start("--resolver", "none")
+	up := func(want bool) {
+		h.eventually(fmt.Sprintf("engine up is %v", want), func() error {
+			if s := h.status(); s.Engines[0].Up != want {
+				return fmt.Errorf("up is %v", !want)
+			}
+			return nil
+		})
+	}
+	var took []time.Duration
+	for range b.N {
+		up(true)
+		begin := time.Now()
+		if err := vm.PauseDockerd(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		up(false)
+		took = append(took, time.Since(begin))
+		if err := vm.ResumeDockerd(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(percentile(took, 50), "p50-ms")
+	b.ReportMetric(percentile(took, 100), "max-ms")
 	b.ReportMetric(0, "ns/op")
 }
 

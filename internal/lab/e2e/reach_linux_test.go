@@ -114,3 +114,69 @@ func TestTunnelReachesEveryNetwork(t *testing.T) {
 		})
 	})
 }
+
+// A firewall in the VM that is not the engine's is gone around where it lets answers through, and not a rule of it changes.
+// Where it lets nothing through no name is given, and status says why.
+func TestStrangersFirewallInTheVM(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		rules []string
+		open  bool
+	}{
+		{"stateful", []string{
+			"nft add table inet stranger",
+			"nft add chain inet stranger forward { type filter hook forward priority -1 ; policy drop ; }",
+			"nft add rule inet stranger forward ct state established,related accept",
+		}, true},
+		{"drops all", []string{
+			"nft add table inet stranger",
+			"nft add chain inet stranger forward { type filter hook forward priority -1 ; policy drop ; }",
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t)
+			vm := h.StartVM(t, lab.VMOptions{TCP: true})
+			h.watch(vm.URL())
+			docker(t, vm, "run", "-d", "--name", "plain", "web")
+			for _, rule := range c.rules {
+				words := strings.Fields(rule)
+				if _, err := vm.Run(t.Context(), words[0], words[1:]...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := firewall(t, vm)
+			hostBefore := h.state()
+			method := "none"
+			if c.open {
+				method = "resolv.conf"
+			}
+			r := h.start("--resolver", method)
+			h.eventually("status tells of the way around", func() error {
+				s := h.status().Engines[0]
+				if s.Tunnel == nil || s.Pilot == nil || s.Pilot.Backend != "inject" || s.Pilot.Open != c.open || (s.Pilot.Error == "") != c.open {
+					return fmt.Errorf("%+v %+v", s, s.Pilot)
+				}
+				if !c.open && (!strings.Contains(s.Pilot.Error, "no answer comes back") || !strings.Contains(s.Pilot.Error, "not the engine's") || s.Pilot.Hint == "") {
+					return fmt.Errorf("%+v", s.Pilot)
+				}
+				return nil
+			})
+			if c.open {
+				docker(t, vm, "run", "-d", "--name", "later", "web")
+				h.reaches("plain.docker", "later.docker")
+			} else if got := h.dig("plain.docker", "A"); got != "" {
+				t.Errorf("plain.docker is %s, and is not reached", got)
+			}
+			r.signal(syscall.SIGTERM)
+			if after := h.state(); after != hostBefore {
+				t.Errorf("the host is not as before:\n%s\nbefore:\n%s", after, hostBefore)
+			}
+			if c.open { // the engine has a rule for every container
+				docker(t, vm, "rm", "-f", "later")
+			}
+			if after := firewall(t, vm); after != before {
+				t.Errorf("the VM's firewall is not as before:\n%s\nbefore:\n%s", after, before)
+			}
+		})
+	}
+}
