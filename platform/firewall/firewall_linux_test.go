@@ -278,6 +278,7 @@ func TestForeign(t *testing.T) {
 		{"legacy policy", IPTablesLegacy, nil, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i docker0 -j ACCEPT\nCOMMIT\n", "iptables-legacy-restore", Unknown, "[legacy ip filter FORWARD]"},
 		{"legacy last rule", IPTablesLegacy, nil, "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n", "iptables-legacy-restore", Unknown, "[legacy ip filter FORWARD]"},
 		{"firewalld", IPTablesNFT, nil, firewalld, "nft -f -", Unknown, "[inet firewalld filter_FORWARD]"},
+		{"a block before the engine's rules", IPTablesNFT, []string{"20.10.iptables"}, "", "iptables -I FORWARD -j DROP", IPTablesNFT, "[ip filter FORWARD]"},
 		{"firewalld beside the engine", IPTablesNFT, []string{"28.iptables"}, firewalld, "nft -f -", IPTablesNFT, "[inet firewalld filter_FORWARD]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

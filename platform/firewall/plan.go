@@ -80,6 +80,9 @@ type chain struct {
 // closes tells whether the chain drops what none of its rules speaks of.
 func (c chain) closes() bool { return c.drops || len(c.lines) > 0 && c.lines[len(c.lines)-1].bars }
 
+// barred tells whether nothing gets past the chain's head, whatever stands below.
+func (c chain) barred() bool { return len(c.lines) > 0 && c.lines[0].bars }
+
 // picture is what planning needs to know of the kernel.
 type picture struct {
 	chains map[place]chain // those of places that exist
@@ -176,7 +179,7 @@ func (p picture) strangers(a Admission) (closed []place) {
 			gated := slices.ContainsFunc(p.gates(f), func(g gate) bool {
 				return g.legacy == legacy && g.table == "filter"
 			})
-			if p.chains[forward].closes() && !gated {
+			if p.chains[forward].barred() || p.chains[forward].closes() && !gated {
 				closed = append(closed, forward)
 			}
 		}
