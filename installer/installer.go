@@ -1,20 +1,249 @@
-// Package installer makes fairlead a service of this host: launchd, Windows service or systemd.
+// Package installer makes fairlead a service of this host: systemd, launchd or Windows service.
+//
+// What install writes carries a sealed record of itself (see definition). Only what still fits its seal is ours: anything
+// else of the same name is named and left alone. kardianos/service speaks to Windows' service manager; on systemd and
+// launchd it cannot upgrade in place and uses load and unload, so these two are told by their own tools.
 package installer
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/kardianos/service"
 )
 
-// ErrNotYet: installing on this OS is not built yet.
-var ErrNotYet = errors.New("installing the service is not on this OS yet")
-
 const serviceName = "fairlead"
+
+// Errors that a caller can tell apart.
+var (
+	ErrNotInstalled = errors.New("the service is not installed")
+	ErrNoManager    = errors.New("this host has no service manager that fairlead knows")
+	ErrForeign      = errors.New("it was not written by fairlead install, or was changed since")
+)
+
+// notPermitted is an error of kind fs.ErrPermission that says what it takes.
+type notPermitted string
+
+func (e notPermitted) Error() string      { return string(e) }
+func (notPermitted) Is(target error) bool { return target == fs.ErrPermission }
+
+// Options are what the service is to run.
+type Options struct {
+	Program  string   // an absolute path; "" is the running program
+	Args     []string // what follows the program's name: run --domain docker ...
+	Writable []string // folders that the service writes to; it may not write elsewhere where the OS can hold it to that
+}
+
+// State is what the service manager says.
+type State struct {
+	Manager   string // "systemd", "launchd" or "Windows service"
+	Place     string // where the service is defined
+	Installed bool
+	Running   bool
+	Program   string // that an installed service of ours runs
+	Args      []string
+}
+
+// Result is what an Install or Uninstall did.
+type Result struct {
+	State          // read back afterwards
+	Done  []string // in order, as in "wrote /etc/systemd/system/fairlead.service"; empty: all was so already
+	Left  []string // what could not be removed, and when it will go
+}
+
+func (r *Result) did(format string, args ...any) {
+	r.Done = append(r.Done, fmt.Sprintf(format, args...))
+}
+
+// Look returns what is installed. The error wraps ErrForeign for a service of our name that is not ours, ErrNoManager
+// where there is nothing to install to.
+func Look() (State, error) {
+	st := State{Manager: managerName, Place: place}
+	d, err := installed()
+	if err != nil {
+		return st, err
+	}
+	if d == nil {
+		return st, nil
+	}
+	st.Installed, st.Program, st.Args = true, d.Program, d.Args
+	st.Running, err = running()
+	return st, err
+}
+
+// Install makes the service, starts it, and has it started at each boot. A program that lies where others than root could
+// replace it is copied to a place of its own. Done again it changes nothing; with another program or other arguments it
+// upgrades in place. It needs root: the error is of kind fs.ErrPermission without.
+func Install(o Options) (r Result, err error) {
+	if err := privileged(); err != nil {
+		return r, err
+	}
+	was, err := installed()
+	if err != nil {
+		return r, err
+	}
+	d, source, err := define(o)
+	if err != nil {
+		return r, err
+	}
+	up, err := running()
+	if err != nil {
+		return r, err
+	}
+	boot := false
+	if was != nil {
+		if boot, err = atBoot(); err != nil {
+			return r, err
+		}
+	}
+	same := was != nil && was.equal(d)
+	if intact := !d.Copied || sumIs(d.Program, d.Sum); !same || !intact {
+		if d.Copied && !intact {
+			if was == nil || was.Program != d.Program || !sumIs(d.Program, was.Sum) {
+				if _, err := os.Lstat(d.Program); err == nil {
+					return r, fmt.Errorf("%s is in the way: %w", d.Program, ErrForeign)
+				}
+			}
+		}
+		if up { // a running program's file is busy
+			if err := stop(); err != nil {
+				return r, err
+			}
+			up = false
+			r.did("stopped the service of before")
+		}
+		if d.Copied && !intact {
+			if err := copyProgram(source, d.Program); err != nil {
+				return r, err
+			}
+			r.did("copied %s to %s, where only root can change it", source, d.Program)
+		}
+	}
+	if !same || !boot {
+		if err := write(d, was != nil); err != nil {
+			return r, err
+		}
+		r.did("wrote %s", place)
+	}
+	if was != nil && was.Copied && was.Program != d.Program {
+		r.drop(*was)
+	}
+	if !up {
+		if err := start(); err != nil {
+			return r, fmt.Errorf("it is installed, but does not start: %w", err)
+		}
+		r.did("started it")
+	}
+	if r.State, err = Look(); err == nil && !r.Running {
+		err = errors.New("it is installed and was started, but does not run")
+	}
+	return r, err
+}
+
+// Uninstall stops the service and removes what Install made, and only that. Where nothing is installed it does nothing.
+func Uninstall() (r Result, err error) {
+	if err := privileged(); err != nil {
+		return r, err
+	}
+	was, err := installed()
+	if err != nil || was == nil {
+		r.State, _ = Look()
+		return r, err
+	}
+	if err := remove(); err != nil {
+		return r, err
+	}
+	r.did("removed %s", place)
+	if was.Copied {
+		r.drop(*was)
+	}
+	if r.State, err = Look(); err == nil && r.Installed {
+		err = fmt.Errorf("%s is still there", place)
+	}
+	return r, err
+}
+
+// drop removes a program that an install copied, unless somebody has changed it since.
+func (r *Result) drop(d definition) {
+	if !sumIs(d.Program, d.Sum) {
+		if _, err := os.Lstat(d.Program); err == nil {
+			r.Left = append(r.Left, d.Program+": it is not the one that install copied")
+		}
+		return
+	}
+	later, err := removeProgram(d.Program)
+	switch {
+	case err != nil:
+		r.Left = append(r.Left, err.Error())
+	case later != "":
+		r.Left = append(r.Left, d.Program+": "+later)
+	default:
+		r.did("removed %s", d.Program)
+	}
+}
+
+// Start starts the installed service; one that runs is left running.
+func Start() error { return control(start) }
+
+// Stop stops the service until it is started or the host boots. One that does not run is left so.
+func Stop() error { return control(stop) }
+
+// Restart stops and starts the service.
+func Restart() error {
+	return control(func() error {
+		if err := stop(); err != nil {
+			return err
+		}
+		return start()
+	})
+}
+
+// control does what needs root and a service, whoever has installed it.
+func control(do func() error) error {
+	if err := privileged(); err != nil {
+		return err
+	}
+	d, err := installed()
+	if err != nil && !errors.Is(err, ErrForeign) {
+		return err
+	}
+	if err == nil && d == nil {
+		return ErrNotInstalled
+	}
+	return do()
+}
+
+func (d definition) equal(e definition) bool {
+	return d.Program == e.Program && d.Sum == e.Sum && d.Copied == e.Copied && slices.Equal(d.Args, e.Args) && slices.Equal(d.Writable, e.Writable)
+}
+
+var ready = struct {
+	sync.Once
+	c chan struct{}
+}{c: make(chan struct{})}
+
+// Ready tells the service manager that the body of Run is at work: until then the service counts as starting. Without a
+// service manager it does nothing.
+func Ready() {
+	ready.Do(func() {
+		close(ready.c)
+		if at := os.Getenv("NOTIFY_SOCKET"); at != "" { // sd_notify(3)
+			if c, err := net.Dial("unixgram", at); err == nil {
+				fmt.Fprint(c, "READY=1")
+				c.Close()
+			}
+		}
+	})
+}
 
 // Run runs body until it returns or the service manager, Ctrl-C, SIGTERM or the closed terminal asks it to end, which ends its context. A
 // second Ctrl-C ends the process at once.
@@ -31,15 +260,11 @@ func Run(body func(context.Context) error) error {
 		return body(ctx)
 	}
 	// Windows' service manager speaks to a handler instead of sending signals.
-	p := &program{body: body, done: make(chan error, 1)}
-	s, err := service.New(p, &service.Config{Name: serviceName})
+	s, err := service.New(&program{body: body, done: make(chan error, 1)}, &service.Config{Name: serviceName})
 	if err != nil {
 		return err
 	}
-	if err := s.Run(); err != nil {
-		return err
-	}
-	return p.err
+	return s.Run()
 }
 
 // program is body as kardianos/service wants it.
@@ -47,23 +272,39 @@ type program struct {
 	body func(context.Context) error
 	stop context.CancelFunc
 	done chan error
-	err  error
 }
 
+// Start returns when body is ready, has ended, or takes longer than the service manager would wait.
 func (p *program) Start(s service.Service) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
+	ended := make(chan struct{})
 	go func() {
 		p.done <- p.body(ctx)
-		if ctx.Err() == nil {
-			_ = s.Stop() // body ended by itself
+		close(ended)
+		select {
+		case <-ready.c:
+			if ctx.Err() == nil {
+				_ = s.Stop() // body ended by itself
+			}
+		default: // Start tells
 		}
 	}()
+	select {
+	case <-ended:
+		if err := <-p.done; err != nil {
+			return err
+		}
+		return errors.New("it ended at once")
+	case <-ready.c:
+	case <-time.After(20 * time.Second): // of 30
+		Ready()
+	}
 	return nil
 }
 
+// Stop returns body's error: a service that failed has to end with an exit code, or it is not restarted.
 func (p *program) Stop(service.Service) error {
 	p.stop()
-	p.err = <-p.done
-	return nil
+	return <-p.done
 }

@@ -53,7 +53,7 @@ type child struct {
 	lines *bufio.Scanner
 }
 
-func start(t *testing.T, body string) child {
+func startChild(t *testing.T, body string) child {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -94,7 +94,7 @@ func (c child) signal(t *testing.T, s os.Signal) {
 
 func TestRunReturns(t *testing.T) {
 	for body, want := range map[string]string{"done": "returned: <nil>", "fail": "returned: out of order"} {
-		c := start(t, body)
+		c := startChild(t, body)
 		c.says(t, want)
 		if err := c.Wait(); err != nil {
 			t.Errorf("%s: %v", body, err)
@@ -104,7 +104,7 @@ func TestRunReturns(t *testing.T) {
 
 func TestRunIsAskedToEnd(t *testing.T) {
 	for _, s := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
-		c := start(t, "tidy")
+		c := startChild(t, "tidy")
 		c.says(t, "ready")
 		c.signal(t, s)
 		c.says(t, "tidying")
@@ -119,7 +119,7 @@ func TestRunIsAskedToEnd(t *testing.T) {
 func TestRunIsAskedTwice(t *testing.T) {
 	for _, first := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
 		for _, second := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-			c := start(t, "stuck")
+			c := startChild(t, "stuck")
 			c.says(t, "ready")
 			c.signal(t, first)
 			c.says(t, "tidying")

@@ -72,12 +72,10 @@ func command() *cobra.Command {
 	s.register(root)
 	root.AddCommand(
 		setupNetwork(s), teardownNetwork(s), runAgent(s), status(s), ls(s), query(s), config(s), versionCmd(s),
-		notYet("install", "Make fairlead a service of this host", installer.ErrNotYet, "until then: sudo fairlead run"),
-		notYet("uninstall", "Remove the service and everything it made", installer.ErrNotYet, "sudo fairlead teardown-network undoes what fairlead made"),
-		notYet("start", "Start the service", installer.ErrNotYet, "until then: sudo fairlead run"),
-		notYet("stop", "Stop the service", installer.ErrNotYet, "end fairlead run with Ctrl-C"),
-		notYet("restart", "Restart the service", installer.ErrNotYet, "until then: sudo fairlead run"),
-		notYet("logs", "Show the service's log", installer.ErrNotYet, "fairlead run prints its log on standard error"),
+		install(s), uninstall(s), logs(),
+		serviceVerb("start", "Start the service", "runs already", "now runs", true, installer.Start),
+		serviceVerb("stop", "Stop the service until the next start or boot", "does not run anyway", "no longer runs", false, installer.Stop),
+		serviceVerb("restart", "Stop and start the service", "", "was restarted, and runs", true, installer.Restart),
 		notYet("trace", "Follow one name link by link", errors.New("trace is not in this build yet"), "fairlead status and fairlead query NAME show most of it"),
 		notYet("doctor", "Check every link", errors.New("doctor is not in this build yet"), "fairlead status shows what was refused and why"),
 	)
@@ -178,23 +176,30 @@ func (s *settings) register(root *cobra.Command) {
 }
 
 // load merges flags, variables, the config file and defaults, in this order.
-func (s *settings) load() (agent.Config, error) {
+func (s *settings) load() (agent.Config, error) { return s.loadFrom(os.LookupEnv) }
+
+// loadFrom is load with DOCKER_HOST and its companions from elsewhere.
+func (s *settings) loadFrom(dockerEnv func(string) (string, bool)) (agent.Config, error) {
 	flags := func(k agent.Key) ([]string, bool) {
 		v := s.flags[k.Name].values
 		return v, v != nil
 	}
-	path, asked := platform.DefaultConfig, false
-	if v := os.Getenv("FAIRLEAD_CONFIG"); v != "" {
-		path, asked = v, true
-	}
-	if v := s.flags["config"].values; v != nil {
-		path, asked = v[0], true
-	}
-	file, err := agent.FromFile(path, asked)
+	file, err := agent.FromFile(s.configFile())
 	if err != nil {
 		return agent.Config{}, err
 	}
-	return agent.Load(os.LookupEnv, flags, agent.FromEnv(os.LookupEnv), file)
+	return agent.Load(dockerEnv, flags, agent.FromEnv(os.LookupEnv), file)
+}
+
+// configFile is where the config file lies, and whether it was asked for.
+func (s *settings) configFile() (path string, asked bool) {
+	if v := s.flags["config"].values; v != nil {
+		return v[0], true
+	}
+	if v := os.Getenv("FAIRLEAD_CONFIG"); v != "" {
+		return v, true
+	}
+	return platform.DefaultConfig, false
 }
 
 // logger writes to w as the settings say, but nothing below least.
@@ -219,7 +224,7 @@ func dial(c *cobra.Command, s *settings) (*agent.Client, agent.Config, error) {
 	}
 	client, err := agent.Dial(c.Context(), cfg.Control)
 	if errors.Is(err, agent.ErrNotRunning) {
-		err = &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "start it with: sudo fairlead run"}
+		err = &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "start it with: sudo fairlead install, or sudo fairlead run"}
 	}
 	return client, cfg, err
 }

@@ -18,9 +18,12 @@ func runAgent(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log := logger(c.ErrOrStderr(), cfg, cfg.LogLevel)
+			log := logger(installer.Log(), cfg, cfg.LogLevel)
 			return installer.Run(func(ctx context.Context) error {
-				return agent.Run(ctx, cfg, log, version, func() { log.Info("ready", "version", version, "control", cfg.Control) })
+				return agent.Run(ctx, cfg, log, version, func() {
+					log.Info("ready", "version", version, "control", cfg.Control)
+					installer.Ready()
+				})
 			})
 		},
 	}

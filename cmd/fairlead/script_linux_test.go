@@ -98,6 +98,21 @@ func init() {
 	}
 }
 
+// onhost is fairlead on a host of systemd's whose folders for services are those in $HOST.
+func init() {
+	commands["onhost"] = func() {
+		runtime.LockOSThread() // so that it is the thread with the mounts that becomes fairlead
+		must(syscall.Unshare(syscall.CLONE_NEWNS))
+		must(syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""))
+		must(os.MkdirAll(os.Getenv("HOST")+"/run/systemd/system", 0o755))
+		for _, dir := range []string{"/etc/systemd/system", "/usr/local/lib", "/var/lib", "/run"} {
+			must(os.MkdirAll(os.Getenv("HOST")+dir, 0o755))
+			must(syscall.Mount(os.Getenv("HOST")+dir, dir, "", syscall.MS_BIND, ""))
+		}
+		becomeFairlead()
+	}
+}
+
 func becomeFairlead() {
 	must(syscall.Exec("/proc/self/exe", append([]string{"fairlead"}, os.Args[1:]...), os.Environ()))
 }

@@ -73,14 +73,7 @@ running agent. A running one takes everything back and pauses until the next set
 			if err != nil {
 				return err
 			}
-			var u agent.Undone
-			client, err := agent.Dial(c.Context(), cfg.Control)
-			switch {
-			case err == nil:
-				u, err = client.TearDown(c.Context())
-			case errors.Is(err, agent.ErrNotRunning):
-				u, err = agent.TearDown(c.Context(), cfg, logger(c.ErrOrStderr(), cfg, slog.LevelWarn+1), version)
-			}
+			u, err := takeBack(c.Context(), cfg, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,14 @@
+//go:build !linux && !darwin && !windows
+
+package installer
+
+const managerName, place, programPlace = "", "", ""
+
+func installed() (*definition, error)        { return nil, ErrNoManager }
+func running() (bool, error)                 { return false, ErrNoManager }
+func atBoot() (bool, error)                  { return false, ErrNoManager }
+func write(definition, bool) error           { return ErrNoManager }
+func remove() error                          { return ErrNoManager }
+func start() error                           { return ErrNoManager }
+func stop() error                            { return ErrNoManager }
+func LogCommand(int, bool) ([]string, error) { return nil, ErrNoManager }

@@ -1,0 +1,306 @@
+package installer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kardianos/service"
+	"golang.org/x/sys/windows"
+	"golang.org/x/sys/windows/registry"
+	"golang.org/x/sys/windows/svc"
+	"golang.org/x/sys/windows/svc/eventlog"
+	"golang.org/x/sys/windows/svc/mgr"
+)
+
+const (
+	managerName = "Windows service"
+	serviceKey  = `SYSTEM\CurrentControlSet\Services\` + serviceName
+	place       = `HKLM\` + serviceKey
+	recordValue = "FairleadInstall" // in the service's Parameters, which go when it is deleted
+)
+
+var (
+	programFiles = knownFolder(windows.FOLDERID_ProgramFiles)
+	programPlace = filepath.Join(programFiles, "Fairlead", "fairlead.exe")
+)
+
+func knownFolder(id *windows.KNOWNFOLDERID) string {
+	p, err := windows.KnownFolderPath(id, 0)
+	if err != nil {
+		return ""
+	}
+	return p
+}
+
+func privileged() error {
+	if !windows.GetCurrentProcessToken().IsElevated() {
+		return notPermitted("changing this host's services needs an elevated prompt (Run as Administrator)")
+	}
+	return nil
+}
+
+// onlyRootWrites tells whether path lies where Windows lets only administrators write.
+func onlyRootWrites(path string) bool {
+	for _, dir := range []string{programFiles, knownFolder(windows.FOLDERID_Windows)} {
+		if dir != "" && strings.HasPrefix(strings.ToLower(path), strings.ToLower(dir)+`\`) {
+			return true
+		}
+	}
+	return false
+}
+
+// removeProgram removes a copy, and its folder if that is empty now. Windows keeps a program that runs until it starts again.
+func removeProgram(path string) (later string, err error) {
+	if self, err := os.Executable(); err == nil && strings.EqualFold(self, path) {
+		from, err := windows.UTF16PtrFromString(path)
+		if err != nil {
+			return "", err
+		}
+		if err := windows.MoveFileEx(from, nil, windows.MOVEFILE_DELAY_UNTIL_REBOOT); err != nil {
+			return "", err
+		}
+		return "it runs right now; it goes when Windows starts again", nil
+	}
+	if err := os.Remove(path); err != nil {
+		return "", err
+	}
+	_ = os.Remove(filepath.Dir(path))
+	return "", nil
+}
+
+// open opens our service; nil where there is none.
+func open() (*mgr.Mgr, *mgr.Service, error) {
+	// Asking needs fewer rights than mgr.Connect wants.
+	h, err := windows.OpenSCManager(nil, nil, windows.SC_MANAGER_CONNECT)
+	if err != nil {
+		return nil, nil, fmt.Errorf("OpenSCManager: %w", err)
+	}
+	m := &mgr.Mgr{Handle: h}
+	access := uint32(windows.SERVICE_QUERY_CONFIG | windows.SERVICE_QUERY_STATUS)
+	if privileged() == nil {
+		access = windows.SERVICE_ALL_ACCESS
+	}
+	s, err := windows.OpenService(m.Handle, windows.StringToUTF16Ptr(serviceName), access)
+	if errors.Is(err, windows.ERROR_SERVICE_DOES_NOT_EXIST) {
+		return m, nil, nil
+	}
+	if err != nil {
+		m.Disconnect()
+		return nil, nil, fmt.Errorf("OpenService: %w", err)
+	}
+	return m, &mgr.Service{Name: serviceName, Handle: s}, nil
+}
+
+// with calls do with our service; none is ErrNotInstalled.
+func with(do func(*mgr.Service) error) error {
+	m, s, err := open()
+	if err != nil {
+		return err
+	}
+	defer m.Disconnect()
+	if s == nil {
+		return ErrNotInstalled
+	}
+	defer s.Close()
+	return do(s)
+}
+
+// installed is our service; nil where there is none. It is ours while its command line is the one that we gave it.
+func installed() (d *definition, err error) {
+	err = with(func(s *mgr.Service) error {
+		c, err := s.Config()
+		if err != nil {
+			return err
+		}
+		d = nil
+		if k, err := registry.OpenKey(registry.LOCAL_MACHINE, serviceKey+`\Parameters`, registry.QUERY_VALUE); err == nil {
+			defer k.Close()
+			if line, _, err := k.GetStringValue(recordValue); err == nil {
+				d, _ = readRecord(line, c.BinaryPathName)
+			}
+		}
+		if d == nil {
+			return fmt.Errorf("%s: %w", place, ErrForeign)
+		}
+		return nil
+	})
+	if errors.Is(err, ErrNotInstalled) {
+		return nil, nil
+	}
+	return d, err
+}
+
+func running() (up bool, err error) {
+	err = with(func(s *mgr.Service) error {
+		st, err := s.Query()
+		up = st.State != svc.Stopped
+		return err
+	})
+	if errors.Is(err, ErrNotInstalled) {
+		return false, nil
+	}
+	return up, err
+}
+
+func atBoot() (auto bool, err error) {
+	err = with(func(s *mgr.Service) error {
+		c, err := s.Config()
+		auto = c.StartType == mgr.StartAutomatic
+		return err
+	})
+	return auto, err
+}
+
+// recovery restarts a service that died or ended with an exit code; a day without makes it forget.
+var recovery = []mgr.RecoveryAction{
+	{Type: mgr.ServiceRestart, Delay: 5 * time.Second},
+	{Type: mgr.ServiceRestart, Delay: 30 * time.Second},
+	{Type: mgr.ServiceRestart, Delay: time.Minute},
+}
+
+const recoveryReset = 24 * 60 * 60 // seconds
+
+func write(d definition, again bool) error {
+	about := service.Config{
+		Name: serviceName, DisplayName: "Fairlead", Description: "Names and routes to containers",
+		Executable: d.Program, Arguments: d.Args, Option: service.KeyValue{"DelayedAutoStart": true},
+	}
+	if !again {
+		s, err := service.New(nil, &about)
+		if err != nil {
+			return err
+		}
+		if err := s.Install(); err != nil { // with an event source
+			return fmt.Errorf("installing the service: %w", err)
+		}
+	}
+	return with(func(s *mgr.Service) error {
+		c, err := s.Config()
+		if err != nil {
+			return err
+		}
+		c.DisplayName, c.Description, c.StartType, c.DelayedAutoStart = about.DisplayName, about.Description, mgr.StartAutomatic, true
+		c.BinaryPathName = windows.ComposeCommandLine(append([]string{d.Program}, d.Args...))
+		if err := s.UpdateConfig(c); err != nil {
+			return fmt.Errorf("configuring the service: %w", err)
+		}
+		// What kardianos/service cannot say: more than one action, and that an exit code counts as a failure.
+		if err := errors.Join(s.SetRecoveryActions(recovery, recoveryReset), s.SetRecoveryActionsOnNonCrashFailures(true)); err != nil {
+			return fmt.Errorf("configuring the service's recovery: %w", err)
+		}
+		if c, err = s.Config(); err != nil { // Windows' own words, for the seal
+			return err
+		}
+		k, _, err := registry.CreateKey(registry.LOCAL_MACHINE, serviceKey+`\Parameters`, registry.SET_VALUE)
+		if err != nil {
+			return fmt.Errorf("CreateKey: %w", err)
+		}
+		defer k.Close()
+		return k.SetStringValue(recordValue, d.record(c.BinaryPathName))
+	})
+}
+
+func remove() error {
+	if err := stop(); err != nil {
+		return err
+	}
+	if err := with(func(s *mgr.Service) error { return s.Delete() }); err != nil {
+		return fmt.Errorf("deleting the service: %w", err)
+	}
+	if err := eventlog.Remove(serviceName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the event source: %w", err)
+	}
+	// It goes when the last handle does; to install before that is refused (ERROR_SERVICE_MARKED_FOR_DELETE).
+	gone := func() bool { return errors.Is(with(func(*mgr.Service) error { return nil }), ErrNotInstalled) }
+	if !until(10*time.Second, gone) {
+		return errors.New("another program holds the service open; close the Services window")
+	}
+	return nil
+}
+
+func start() error {
+	return with(func(s *mgr.Service) error {
+		if err := s.Start(); err != nil && !errors.Is(err, windows.ERROR_SERVICE_ALREADY_RUNNING) {
+			return fmt.Errorf("starting the service: %w", err)
+		}
+		return reach(s, svc.Running)
+	})
+}
+
+// stop is not kardianos/service's, which waits forever for a service that does not stop.
+func stop() error {
+	return with(func(s *mgr.Service) error {
+		if _, err := s.Control(svc.Stop); err != nil && !errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) {
+			return fmt.Errorf("stopping the service: %w", err)
+		}
+		return reach(s, svc.Stopped)
+	})
+}
+
+// reach waits until the service is where it is to be, or has stopped instead.
+func reach(s *mgr.Service, want svc.State) error {
+	var now svc.Status
+	var err error
+	arrived := until(40*time.Second, func() bool {
+		now, err = s.Query()
+		return err != nil || now.State == want || now.State == svc.Stopped
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("asking for the service's state: %w", err)
+	case now.State == want:
+		return nil
+	case arrived:
+		return fmt.Errorf("it has stopped with exit code %d, %d", now.Win32ExitCode, now.ServiceSpecificExitCode)
+	}
+	return errors.New("it takes longer than 40 s")
+}
+
+// LogCommand is the command that prints the last lines of the service's log.
+func LogCommand(lines int, follow bool) ([]string, error) {
+	if follow {
+		return nil, errors.New("Windows' event log cannot be followed from here")
+	}
+	wevtutil := filepath.Join(knownFolder(windows.FOLDERID_System), "wevtutil.exe")
+	return []string{wevtutil, "qe", "Application", "/q:*[System[Provider[@Name='" + serviceName + "']]]", "/f:text", "/rd:true", "/c:" + strconv.Itoa(lines)}, nil
+}
+
+// Log returns where a running program's log goes: a service has no standard error, but an event log.
+func Log() io.Writer {
+	if service.Interactive() {
+		return os.Stderr
+	}
+	l, err := eventlog.Open(serviceName)
+	if err != nil {
+		return io.Discard
+	}
+	return events{l}
+}
+
+// events writes each line of a log as an event, with the numbers of EventCreate.exe's messages.
+type events struct{ *eventlog.Log }
+
+func (e events) Write(b []byte) (int, error) {
+	line := strings.TrimSpace(string(b))
+	has := func(level string) bool {
+		return bytes.Contains(b, []byte("level="+level)) || bytes.Contains(b, []byte(`"level":"`+level+`"`))
+	}
+	var err error
+	switch {
+	case has("ERROR"):
+		err = e.Error(3, line)
+	case has("WARN"):
+		err = e.Warning(2, line)
+	default:
+		err = e.Info(1, line)
+	}
+	return len(b), err
+}
