@@ -30,7 +30,8 @@ func (q *asking) allowed() bool {
 
 // unknown is called before a name is denied. It waits for what the engines have hinted at and we have not told yet, and,
 // at most every askEvery, asks the engines for a container of that name: the answer to the first question after `docker
-// run` is never too early. It returns when there is nothing to wait for, or when ctx ends.
+// run` is never too early. It returns when somebody has the name, when there is
+// nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
 	if candidates := a.candidates(name); len(candidates) > 0 && a.asking.allowed() {
 		for _, w := range a.engines {
@@ -44,8 +45,9 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 		for _, w := range a.engines {
 			busy = busy || w.eng.Pending() || len(w.changed) > 0
 		}
+		known := a.knows(name)
 		a.mu.Unlock()
-		if !busy {
+		if known || !busy {
 			return
 		}
 		select {
@@ -53,6 +55,19 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// knows tells whether somebody has name, or one above it.
+func (a *Agent) knows(name string) bool {
+	for _, d := range a.cfg.Domains {
+		rest, ok := strings.CutSuffix(name, "."+d)
+		for ; ok && rest != ""; _, rest, _ = strings.Cut(rest, ".") {
+			if len(a.names.holder(rest).addrs()) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // candidates are the container names that a DNS name may stand for: all of it, its last and its first label.
