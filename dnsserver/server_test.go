@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -413,7 +414,7 @@ func TestQueryFails(t *testing.T) {
 // TestDig asks with a client that shares no code with us.
 func TestDig(t *testing.T) {
 	if _, err := exec.LookPath("dig"); err != nil {
-		if os.Getenv("CI") == "true" {
+		if os.Getenv("CI") == "true" && runtime.GOOS != "windows" { // where it is no part of the system
 			t.Fatal("dig is missing: install dnsutils or bind-utils")
 		}
 		t.Skip("dig is not installed")
