@@ -267,7 +267,7 @@ func reach(s *mgr.Service, want svc.State) error {
 // LogCommand is the command that prints the last lines of the service's log.
 func LogCommand(lines int, follow bool) ([]string, error) {
 	if follow {
-		return nil, errors.New("Windows' event log cannot be followed from here")
+		return nil, errors.New("the event log of Windows cannot be followed from here")
 	}
 	wevtutil := filepath.Join(knownFolder(windows.FOLDERID_System), "wevtutil.exe")
 	return []string{wevtutil, "qe", "Application", "/q:*[System[Provider[@Name='" + serviceName + "']]]", "/f:text", "/rd:true", "/c:" + strconv.Itoa(lines)}, nil
