@@ -14,6 +14,13 @@ netns() {
 	[ ! -e "/run/netns/$1" ] || ip netns del "$1"
 }
 
+# netnsdir: what the first `ip netns add` made of /run/netns, if it was one of ours and no name is left.
+netnsdir() {
+	[ -e /run/netns.lab ] || return 0
+	# /run is locked against a world that is just adding its name.
+	flock /run sh -c '[ -n "$(ls -A /run/netns)" ] || { umount /run/netns && rmdir /run/netns && rm -f /run/netns.lab; }'
+}
+
 # cgroup NAME: remove the tree in every hierarchy (v1, v2), once the last process has left it.
 cgroup() {
 	for dir in "/sys/fs/cgroup/$1" /sys/fs/cgroup/*/"$1"; do

@@ -92,6 +92,9 @@ func New(ctx context.Context, opts Options) (_ *World, err error) {
 		}
 	}()
 	// Each undo is handed over before the deed: undoing what was never done is no error.
+	if err := w.atEnd("netnsdir"); err != nil {
+		return nil, err
+	}
 	if err := w.atEnd("rm -rf --one-file-system " + w.dir); err != nil {
 		return nil, err
 	}
@@ -179,7 +182,7 @@ func (w *World) boot(ctx context.Context, m *machine, name, resolvConf string) e
 	if err := w.atEnd("netns " + m.netns); err != nil {
 		return err
 	}
-	if _, err := run(exec.CommandContext(ctx, "ip", "netns", "add", m.netns)); err != nil {
+	if err := addNetns(ctx, m.netns); err != nil {
 		return err
 	}
 	m.init = exec.Command("nsenter", "--net=/run/netns/"+m.netns,
@@ -217,6 +220,29 @@ func (w *World) boot(ctx context.Context, m *machine, name, resolvConf string) e
 		return fmt.Errorf("init: %s", strings.TrimSpace(string(text)))
 	}
 	return nil
+}
+
+// addNetns is `ip netns add`. The first one on a machine turns /run/netns into a mount; a note is left that it was ours.
+func addNetns(ctx context.Context, name string) error {
+	lock, err := os.Open("/run")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock /run: %w", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(mounts, []byte(" /run/netns ")) {
+		if err := os.WriteFile("/run/netns.lab", nil, 0o600); err != nil {
+			return err
+		}
+	}
+	_, err = run(exec.CommandContext(ctx, "ip", "netns", "add", name))
+	return err
 }
 
 // Root is a path below which this process sees the machine's own files: Root() + "/etc/resolv.conf".

@@ -503,7 +503,10 @@ func (l *lab) dockerd(t *testing.T) (stop func()) {
 			cmd.Process.Signal(syscall.SIGTERM)
 			cmd.Wait()
 			log.Close()
-			os.RemoveAll(dir)
+			// Its containerd writes there for a moment longer.
+			for deadline := time.Now().Add(10 * time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); {
+				time.Sleep(20 * time.Millisecond)
+			}
 		}
 	}
 	t.Cleanup(stop)
