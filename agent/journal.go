@@ -84,11 +84,6 @@ func (j *journal) change(f func(*journalDoc)) error {
 	return nil
 }
 
-// empty tells whether there is nothing to undo.
-func (j *journal) empty() bool {
-	return len(j.doc.Routes) == 0 && len(j.doc.Resolver) == 0 && len(j.doc.Pilots) == 0
-}
-
 func (j *journal) routes() []routes.Route {
 	var out []routes.Route
 	for _, r := range j.doc.Routes {

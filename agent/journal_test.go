@@ -276,3 +276,8 @@ func FuzzJournal(f *testing.F) {
 		}
 	})
 }
+
+// empty tells whether there is nothing to undo.
+func (j *journal) empty() bool {
+	return len(j.doc.Routes) == 0 && len(j.doc.Resolver) == 0 && len(j.doc.Pilots) == 0
+}
