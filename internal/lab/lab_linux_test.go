@@ -214,7 +214,7 @@ func TestApart(t *testing.T) {
 	vmA, vmB := a.StartVM(t, VMOptions{}), b.StartVM(t, VMOptions{})
 	runWeb(t, vmA, "web")
 	before := state(t, b)
-	for _, path := range []string{"/etc/fairlead.conf", "/run/fairlead.pid", "/var/lib/fairlead"} {
+	for _, path := range []string{"/etc/" + a.id, "/run/" + a.id, "/var/lib/" + a.id} { // no machine has these
 		must(a.Run(ctx, "sh", "-c", "echo x >"+path))(t)
 		for _, root := range []string{b.Root(), vmA.Root(), ""} {
 			if _, err := os.Lstat(root + path); !errors.Is(err, fs.ErrNotExist) {
