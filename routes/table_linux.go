@@ -31,14 +31,9 @@ func List() ([]Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	// Links after rows, so that every row that still lives finds its link.
-	ifs, err := net.Interfaces()
+	links, err := linkNames() // after the rows, so that every row that still lives finds its link
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	links := make(map[int]string, len(ifs))
-	for _, i := range ifs {
-		links[i.Index] = i.Name
+		return nil, err
 	}
 	var table []Entry
 	for _, b := range bodies {
