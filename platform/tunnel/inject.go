@@ -139,6 +139,7 @@ func (p *prover) report(a Admission, was Report, done <-chan struct{}) Report {
 		return r
 	}
 	silent, refused := p.prove(probe, done)
+	r.Silent = silent
 	switch r.Open = len(silent) < len(probe); {
 	case refused != nil && !r.Open:
 		r.Error = fmt.Sprintf("the VM does not let the pilot send to %v: %v", probe[0], refused)

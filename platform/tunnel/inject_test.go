@@ -168,17 +168,18 @@ func testProver(t *testing.T) {
 		a           Admission
 		open        bool
 		error, hint bool
+		silent      []netip.Addr
 	}{
-		{"all answer", Admission{Sources: someLink.Host, Subnets: nets, Probe: alive}, true, false, false},
-		{"one does not", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.2", "172.30.0.3")}, true, false, true},
-		{"none does", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.3")}, false, true, true},
-		{"may not be sent", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.9")}, false, true, true},
-		{"none to ask", Admission{Sources: someLink.Host, Subnets: nets}, false, false, true},
-		{"not admitted", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.31.0.2")}, false, false, true},
-		{"taken back", Admission{Subnets: nets, Probe: alive}, false, false, false},
+		{"all answer", Admission{Sources: someLink.Host, Subnets: nets, Probe: alive}, true, false, false, nil},
+		{"one does not", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.2", "172.30.0.3")}, true, false, true, addrs("172.30.0.3")},
+		{"none does", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.3")}, false, true, true, addrs("172.30.0.3")},
+		{"may not be sent", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.30.0.9")}, false, true, true, addrs("172.30.0.9")},
+		{"none to ask", Admission{Sources: someLink.Host, Subnets: nets}, false, false, true, nil},
+		{"not admitted", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.31.0.2")}, false, false, true, nil},
+		{"taken back", Admission{Subnets: nets, Probe: alive}, false, false, false, nil},
 	} {
 		r := p.report(c.a, Report{Version: "1"}, nil)
-		if r.Backend != "inject" || r.Version != "1" || r.Open != c.open || (r.Error != "") != c.error || (r.Hint != "") != c.hint {
+		if r.Backend != "inject" || r.Version != "1" || r.Open != c.open || (r.Error != "") != c.error || (r.Hint != "") != c.hint || !slices.Equal(r.Silent, c.silent) {
 			t.Errorf("%s: %+v", c.name, r)
 		}
 	}

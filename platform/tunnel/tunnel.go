@@ -36,6 +36,9 @@ type Report struct {
 	Error   string   `json:"error,omitempty"`
 	Hint    string   `json:"hint,omitempty"` // what to do about it, for people
 	Version string   `json:"version"`        // the pilot's
+	// Silent are those of Admission.Probe that were asked and gave no answer, with the backend "inject": what else is in
+	// their subnets is not reached either, as in an internal network.
+	Silent []netip.Addr `json:"silent,omitempty"`
 }
 
 // Link is a point-to-point link for IP packets between the host and the VM: one IPv4 address and one IPv6 address at each
