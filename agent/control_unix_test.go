@@ -87,7 +87,7 @@ func endpoint(t *testing.T, a *Agent) (path string) {
 			if err != nil {
 				t.Errorf("the endpoint ended with: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Error("the endpoint does not end")
 		}
 	})

@@ -105,7 +105,7 @@ func TestLock(t *testing.T) {
 	}
 	holder.Wait()
 	// Windows may free the locks of a process a moment after its end.
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		unlock, err := Lock(path)
 		if err == nil {
 			unlock()

@@ -66,7 +66,7 @@ func newFar(t *testing.T) far {
 func (f far) request(t *testing.T) *icmp.Echo {
 	t.Helper()
 	buf := make([]byte, 1500)
-	f.SetReadDeadline(time.Now().Add(5 * time.Second))
+	f.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
 		n, err := f.Read(buf)
 		if err != nil {

@@ -360,7 +360,7 @@ func TestFolderWatch(t *testing.T) {
 	}()
 	await := func(what string, done func() bool) {
 		t.Helper()
-		for deadline := time.After(10 * time.Second); ; {
+		for deadline := time.After(30 * time.Second); ; {
 			select {
 			case <-fired:
 				if done() {

@@ -207,7 +207,7 @@ func TestSystemWatch(t *testing.T) {
 	})
 	await := func(what string, done func() bool) {
 		t.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(30 * time.Second)
 		for {
 			select {
 			case <-fired:

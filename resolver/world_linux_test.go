@@ -221,7 +221,7 @@ func startResolved(t *testing.T) (stop func()) {
 	return stop
 }
 
-// await repeats try until it succeeds; the test fails after 5 s.
+// await repeats try until it succeeds; the test fails after 20 s.
 func await(t *testing.T, what string, try func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -231,12 +231,12 @@ func await(t *testing.T, what string, try func() error) {
 	}
 }
 
-// receive takes one value from a channel; the test fails after 5 s.
+// receive takes one value from a channel; the test fails after 20 s.
 func receive[T any](t *testing.T, what string, from <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-from:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("wait for " + what)
 	}
 	return v
@@ -305,7 +305,7 @@ func serve(t *testing.T, addr string, zone map[string]string, otherwise int) *na
 // ask sends one A question by UDP and returns the address, or the RCODE's name.
 func ask(t *testing.T, server, name string) string {
 	t.Helper()
-	a, _, err := (&dns.Client{Timeout: 5 * time.Second}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server)
+	a, _, err := (&dns.Client{Timeout: 20 * time.Second}).Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server)
 	if err != nil {
 		t.Fatalf("ask %s for %s: %v", server, name, err)
 	}

@@ -62,7 +62,7 @@ func kernel(t *testing.T) {
 	ip(t, "addr add 2001:db8::1/64 dev a nodad")
 	ip(t, "addr add 198.51.100.1/24 dev b")
 	// The kernel makes an IPv6 address's local row in a worker, some time later.
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(shown(t), "local 2001:db8::1 "); {
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(shown(t), "local 2001:db8::1 "); {
 		if time.Now().After(deadline) {
 			t.Fatal("2001:db8::1 has no local row")
 		}

@@ -73,7 +73,7 @@ func watching(t *testing.T, w watcher) (await func(what string, done func() bool
 	})
 	return func(what string, done func() bool) {
 		t.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(30 * time.Second)
 		for {
 			select {
 			case <-fired:

@@ -387,7 +387,7 @@ func TestWatchLooksWhenItMayHaveLostMessages(t *testing.T) {
 	close(full)
 	select {
 	case <-looked:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("did not look")
 	}
 	cancel()

@@ -35,7 +35,7 @@ import (
 // TestMain fails the package when something of it, or of the client, still runs after the tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for deadline := time.Now().Add(10 * time.Second); code == 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); code == 0; time.Sleep(10 * time.Millisecond) {
 		all := make([]byte, 1<<20)
 		all = all[:runtime.Stack(all, true)]
 		var left []string

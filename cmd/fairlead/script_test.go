@@ -238,7 +238,7 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func ready(ts *testscript.TestScript, neg bool, args []string) {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, err := agent.Dial(context.Background(), ts.Getenv("FAIRLEAD_CONTROL"))
 		if err == nil {
 			return

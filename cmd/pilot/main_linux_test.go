@@ -203,7 +203,7 @@ func TestALeaseRepairsAndTells(t *testing.T) {
 		wantOpen(t, r, nil)
 	case <-lease.Done():
 		t.Fatalf("lease ended: %v", lease.Err())
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("no report")
 	}
 	lease.Close()
@@ -239,7 +239,7 @@ func TestHold(t *testing.T) {
 	p.Close() // nobody listens to a held pilot
 	open := ruleset(t)
 	run(t, "iptables", "-F", "DOCKER-USER")
-	for deadline := time.Now().Add(10 * time.Second); ruleset(t) != open; {
+	for deadline := time.Now().Add(30 * time.Second); ruleset(t) != open; {
 		if time.Now().After(deadline) {
 			t.Fatalf("not repaired:\n%s", ruleset(t))
 		}

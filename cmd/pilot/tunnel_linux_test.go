@@ -127,7 +127,7 @@ func (s *sealed) docker(t testing.TB, args ...string) string {
 }
 
 func (s *sealed) web(t testing.TB, addr string) (string, error) {
-	return s.Run(t.Context(), "curl", "-sS", "-g", "--max-time", "5", "http://"+net.JoinHostPort(addr, "80"))
+	return s.Run(t.Context(), "curl", "-sS", "-g", "--max-time", "20", "http://"+net.JoinHostPort(addr, "80"))
 }
 
 func TestTunnelIntoAnEngine(t *testing.T) {
@@ -153,7 +153,7 @@ func TestTunnelIntoAnEngine(t *testing.T) {
 			if got, err := s.web(t, a); err != nil || !strings.HasPrefix(got, network+"\n") {
 				t.Errorf("HTTP from %s at %s = %q, %v", network, a, got, err)
 			}
-			s.must(t, "ping", "-n", "-c", "1", "-W", "5", a)
+			s.must(t, "ping", "-n", "-c", "1", "-w", "20", a)
 		}
 	}
 
@@ -192,7 +192,7 @@ func TestTunnelIntoAnEngine(t *testing.T) {
 			}
 		}
 		s.open(t)
-		s.must(t, "ping", "-n", "-c", "1", "-W", "5", "172.17.0.1")
+		s.must(t, "ping", "-n", "-c", "1", "-w", "20", "172.17.0.1")
 	}
 }
 
@@ -223,7 +223,7 @@ func TestInjectIntoAnEngine(t *testing.T) {
 	before := rules()
 	s.open(t, probe...)
 	for _, a := range append(addrs, "10.9.0.2", "fd09::2", "172.17.0.1") {
-		s.must(t, "ping", "-n", "-c", "1", "-W", "5", a)
+		s.must(t, "ping", "-n", "-c", "1", "-w", "20", a)
 	}
 	for _, a := range addrs {
 		if got, err := s.web(t, a); err != nil || !strings.HasPrefix(got, "bridge\n") && !strings.HasPrefix(got, "apart\n") {
@@ -247,7 +247,7 @@ func (s *sealed) gone(t testing.TB) {
 	if out := s.must(t, "ip", "-br", "link"); strings.Contains(out, "flead") {
 		t.Errorf("left on the host:\n%s", out)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		links, err := s.vm.Run(t.Context(), "ip", "-br", "link")
 		if err != nil {
 			t.Fatal(err)

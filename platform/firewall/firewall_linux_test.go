@@ -504,7 +504,7 @@ func (l *lab) dockerd(t *testing.T) (stop func()) {
 			cmd.Wait()
 			log.Close()
 			// Its containerd writes there for a moment longer.
-			for deadline := time.Now().Add(10 * time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); os.RemoveAll(dir) != nil && time.Now().Before(deadline); {
 				time.Sleep(20 * time.Millisecond)
 			}
 		}

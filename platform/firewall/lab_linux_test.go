@@ -244,7 +244,7 @@ func (l *lab) ping(from, to, patience string) bool {
 func (l *lab) wantOpen(from string, to ...string) {
 	l.t.Helper()
 	for _, to := range to {
-		for deadline := time.Now().Add(5 * time.Second); !l.ping(from, to, "0.5"); {
+		for deadline := time.Now().Add(20 * time.Second); !l.ping(from, to, "0.5"); {
 			if time.Now().After(deadline) {
 				l.t.Fatalf("%s does not reach %s\n%s", from, to, l.rules())
 			}

@@ -86,11 +86,11 @@ func TestKernelInject(t *testing.T) {
 				t.Errorf("report %+v, %v", r, err)
 			}
 			for _, to := range []string{"10.9.0.2", "fd09::2"} {
-				run(t, 0, "ping -n -c 1 -W 2 "+to)
+				run(t, 0, "ping -n -c 1 -w 20 "+to)
 			}
 			if c.open {
 				for _, to := range []string{container4, container6} {
-					run(t, 0, "ping -n -c 3 -i 0.01 -W 2 "+to)
+					run(t, 0, "ping -n -c 3 -i 0.01 -w 20 "+to)
 					bulk(t, to, 5<<20, 0)
 					bulk(t, to, 0, 5<<20)
 					datagrams(t, to)
@@ -99,7 +99,7 @@ func TestKernelInject(t *testing.T) {
 					if strings.Contains(c.name, "stranger") { // new connections to the host are the stranger's to refuse
 						break
 					}
-					run(t, m.container, "ping -n -c 3 -i 0.01 -W 2 "+to)
+					run(t, m.container, "ping -n -c 3 -i 0.01 -w 20 "+to)
 				}
 				if s := tun.Stats().Received; c.mtu == 1500 && s.Bytes/s.Packets < 2000 {
 					t.Errorf("containers' segments were not joined: %d packets of %d bytes", s.Packets, s.Bytes/s.Packets)

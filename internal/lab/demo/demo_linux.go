@@ -76,7 +76,7 @@ func demo(ctx context.Context) (err error) {
 	}
 	// run shows a command on the host; it is asked again while the agent starts up.
 	run := func(name string, args ...string) error {
-		for deadline := time.Now().Add(15 * time.Second); ; {
+		for deadline := time.Now().Add(time.Minute); ; {
 			out, err := world.Run(ctx, name, args...)
 			if err == nil || time.Now().After(deadline) || ctx.Err() != nil {
 				show(strings.Join(append([]string{filepath.Base(name)}, args...), " "), out)
@@ -92,11 +92,11 @@ func demo(ctx context.Context) (err error) {
 	}
 	for _, step := range []func() error{
 		func() error { return docker("run", "-d", "--name", "web", "web") },
-		func() error { return run("ping", "-c1", "-W2", "web.docker") },
+		func() error { return run("ping", "-c1", "-w5", "web.docker") },
 		func() error { return run("curl", "-sS", "--max-time", "5", "http://web.docker") },
 		func() error { return docker("network", "create", "shop") },
 		func() error { return docker("run", "-d", "--name", "cart", "--network", "shop", "web") },
-		func() error { return run("ping", "-c1", "-W2", "cart.docker") },
+		func() error { return run("ping", "-c1", "-w5", "cart.docker") },
 		func() error { return run("curl", "-sS", "--max-time", "5", "http://cart.shop.docker") },
 		func() error { return ask("status") },
 		func() error { return ask("ls") },

@@ -156,10 +156,10 @@ func (r *run) signal(s syscall.Signal) {
 	<-r.done
 }
 
-// eventually asks until ok returns nil, for at most 20 s.
+// eventually asks until ok returns nil, for at most a minute.
 func (h *host) eventually(what string, ok func() error) {
 	h.t.Helper()
-	h.within(20*time.Second, what, ok)
+	h.within(time.Minute, what, ok)
 }
 
 func (h *host) within(limit time.Duration, what string, ok func() error) {
@@ -188,7 +188,7 @@ func (h *host) status() (s agent.Status) {
 // dig asks the agent's server for a name from the host, with the real dig, and returns its short answer.
 func (h *host) dig(name, qtype string) string {
 	h.t.Helper()
-	out, err := h.Run(context.Background(), "dig", "@127.0.0.1", "-p", "55353", "+short", "+tries=1", "+time=2", name, qtype)
+	out, err := h.Run(context.Background(), "dig", "@127.0.0.1", "-p", "55353", "+short", "+tries=3", "+time=10", name, qtype)
 	if err != nil {
 		h.t.Fatalf("dig %s: %v", name, err)
 	}
@@ -207,7 +207,7 @@ func (h *host) answers(name, want string) {
 
 func (h *host) ping(addr string) {
 	h.t.Helper()
-	if out, err := h.Run(context.Background(), "ping", "-c1", "-W3", addr); err != nil {
+	if out, err := h.Run(context.Background(), "ping", "-c1", "-w20", addr); err != nil {
 		h.t.Fatalf("ping %s: %v\n%s", addr, err, out)
 	}
 }

@@ -78,7 +78,7 @@ func TestFollowsTheEngine(t *testing.T) {
 	web := address(t, vm, "bridge", "web")
 	h.answersAt53("web.docker", web)
 	h.ping("web.docker") // through the host's own resolver
-	if out, err := h.Run(t.Context(), "curl", "-sS", "--max-time", "5", "http://web.docker/"); err != nil || !strings.HasPrefix(out, docker(t, vm, "inspect", "-f", "{{.Config.Hostname}}", "web")) {
+	if out, err := h.Run(t.Context(), "curl", "-sS", "--max-time", "20", "http://web.docker/"); err != nil || !strings.HasPrefix(out, docker(t, vm, "inspect", "-f", "{{.Config.Hostname}}", "web")) {
 		t.Fatalf("curl: %v %q", err, out)
 	}
 
@@ -178,7 +178,7 @@ func TestFollowsTheEngine(t *testing.T) {
 func (h *host) answersAt53(name, want string) {
 	h.t.Helper()
 	h.eventually("dig "+name, func() error {
-		out, err := h.Run(context.Background(), "dig", "@127.0.0.1", "+short", "+tries=1", "+time=2", name)
+		out, err := h.Run(context.Background(), "dig", "@127.0.0.1", "+short", "+tries=3", "+time=10", name)
 		if got := strings.TrimSpace(out); err != nil || got != want {
 			return fmt.Errorf("got %q (%v), want %q", got, err, want)
 		}
@@ -230,7 +230,7 @@ func TestSetupAndTeardown(t *testing.T) {
 		}
 		docker(t, vm, "start", "web")
 		h.eventually("ping", func() error {
-			_, err := h.Run(t.Context(), "ping", "-c1", "-W1", address(t, vm, "bridge", "web"))
+			_, err := h.Run(t.Context(), "ping", "-c1", "-w20", address(t, vm, "bridge", "web"))
 			return err
 		})
 		h.must("teardown-network")
@@ -326,7 +326,7 @@ func TestFaults(t *testing.T) {
 		h.answers("web.docker", address(t, vm, "bridge", "web"))
 		h.answers("second.docker", address(t, vm, "bridge", "second"))
 		h.eventually("open again", func() error {
-			_, err := h.Run(ctx, "ping", "-c1", "-W1", address(t, vm, "bridge", "second"))
+			_, err := h.Run(ctx, "ping", "-c1", "-w20", address(t, vm, "bridge", "second"))
 			return err
 		})
 		docker(t, vm, "rm", "-f", "second")

@@ -32,10 +32,10 @@ func (h *host) reaches(names ...string) {
 	h.t.Helper()
 	for _, n := range names {
 		h.eventually("ping "+n, func() error {
-			_, err := h.Run(context.Background(), "ping", "-c1", "-W1", n)
+			_, err := h.Run(context.Background(), "ping", "-c1", "-w20", n)
 			return err
 		})
-		if out, err := h.Run(context.Background(), "curl", "-sS", "--max-time", "5", "http://"+n+"/"); err != nil {
+		if out, err := h.Run(context.Background(), "curl", "-sS", "--max-time", "20", "http://"+n+"/"); err != nil {
 			h.t.Errorf("curl %s: %v %s", n, err, out)
 		}
 	}
