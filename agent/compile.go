@@ -29,15 +29,16 @@ const (
 
 // Subnet is the decision about one subnet of one engine's network.
 type Subnet struct {
-	Engine  string       `json:"engine"`
-	Network string       `json:"network"` // empty for a route that an earlier run made for an engine that was not heard yet
-	Prefix  netip.Prefix `json:"subnet"`
-	State   State        `json:"state"`
-	Route   routes.Route `json:"route,omitzero"`
-	Why     string       `json:"why,omitempty"`
-	Hint    string       `json:"hint,omitempty"`
-	// Verified is set by setup-network: the round-trip time of a real packet, or what went wrong.
-	Verified string `json:"verified,omitempty"`
+	Engine    string       `json:"engine"`
+	Network   string       `json:"network"` // empty for a route that an earlier run made for an engine that was not heard yet
+	NetworkID string       `json:"networkID,omitempty"`
+	Prefix    netip.Prefix `json:"subnet"`
+	State     State        `json:"state"`
+	Route     routes.Route `json:"route,omitzero"`
+	Why       string       `json:"why,omitempty"`
+	Hint      string       `json:"hint,omitempty"`
+	Verified  Proof        `json:"verified,omitzero"` // what became of the last real packet that went this way
+	Peers     []Peer       `json:"peers,omitempty"`   // who can be asked, where it should be reachable
 }
 
 // String says whose the subnet is: "172.17.0.0/16 of network bridge of engine dev".
@@ -89,7 +90,7 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 		})
 		for _, n := range nets {
 			for _, p := range n.Subnets {
-				s := Subnet{Engine: v.name, Network: shown(n.Name), Prefix: p}
+				s := Subnet{Engine: v.name, Network: shown(n.Name), NetworkID: n.ID, Prefix: p}
 				decide(&s, n, v.reach, allow, host, taken)
 				if s.State == Wanted || s.State == Native {
 					taken = append(taken, s)

@@ -58,6 +58,7 @@ type Agent struct {
 	entries   []resolver.Item    // what the OS has of ours
 	blocked   []resolver.Blocked // what it should have and does not
 	passed    chan struct{}      // closed and renewed after every pass
+	proofs    map[string]proven  // by Subnet.key: what became of real packets
 }
 
 // dirty says what the next pass has to look at again.
@@ -74,6 +75,7 @@ type watched struct {
 	err        error // why it is not up
 	listed     bool  // its networks and containers are known, if only from before
 	info       engine.Info
+	connects   int        // how often it was connected to anew: its firewall may be another by then
 	host       netip.Addr // of its API, when that is not a socket
 	networks   []engine.Network
 	containers map[string]engine.Container
@@ -105,6 +107,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j, unlock: unlock, names: newDirectory(),
 		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), passed: make(chan struct{}),
+		proofs: map[string]proven{},
 	}
 	for i, e := range cfg.Engines {
 		a.engines = append(a.engines, &watched{
@@ -178,6 +181,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		jobs.Go(func() { a.keepPilot(work, w) })
 	}
 	jobs.Go(func() { a.keepForgetting(work) })
+	jobs.Go(func() { a.keepProving(work) })
 	jobs.Go(func() { a.loop(work) })
 	ready()
 
@@ -259,6 +263,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	case u.Info != nil:
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
+		w.connects++
 		w.closed = "" // its VM may be another by now
 	}
 	d := dirty{}
@@ -338,7 +343,7 @@ func (a *Agent) problem(of string, err error) {
 func (a *Agent) reachability() string {
 	var s string
 	for _, n := range a.subnets {
-		if n.State == Installed || n.State == Foreign || n.State == Native {
+		if n.Reachable() {
 			s += n.Engine + n.Prefix.String() + " "
 		}
 	}
@@ -595,11 +600,16 @@ func (a *Agent) place(w *watched) place {
 // openSubnets are those of an engine's subnets whose addresses can be reached now.
 func (a *Agent) openSubnets(w *watched) (open []netip.Prefix) {
 	for _, s := range a.subnets {
-		if s.Engine == w.cfg.Name && (s.State == Native || w.pilot.open && (s.State == Installed || s.State == Foreign)) {
+		if s.Engine == w.cfg.Name && a.isOpen(w, s) {
 			open = append(open, s.Prefix)
 		}
 	}
 	return open
+}
+
+// isOpen tells whether packets get to an engine's subnet, as far as is known.
+func (a *Agent) isOpen(w *watched, s Subnet) bool {
+	return s.State == Native || w.pilot.open && s.Reachable()
 }
 
 // passDomains makes the zone serve the reverse names of all addresses that can be reached, and tells whether that is new.

@@ -5,18 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
 	"github.com/fairlead-dev/fairlead/resolver"
 	"github.com/fairlead-dev/fairlead/routes"
 )
-
-const verifyTimeout = 3 * time.Second // for one real packet to a subnet
 
 // Setup is setup-network: the agent's own pass, once, without names. It leaves routes and the VM's forwarding behind, until
 // TearDown or the host's next start. With dryRun it only says what it would do. The error is set when nothing could be
@@ -71,60 +67,6 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 	s := a.Status()
 	a.verify(ctx, &s)
 	return s, nil
-}
-
-// verify sends a real packet to every subnet that should be reachable, and writes down what came of it.
-func (a *Agent) verify(ctx context.Context, s *Status) {
-	var wg sync.WaitGroup
-	for i := range s.Subnets {
-		n := &s.Subnets[i]
-		if n.State != Installed && n.State != Foreign && n.State != Native {
-			continue
-		}
-		a.mu.Lock()
-		target, sure := a.target(*n)
-		a.mu.Unlock()
-		wg.Go(func() {
-			tctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-			defer cancel()
-			rtt, err := platform.Ping(tctx, target)
-			switch {
-			case err == nil:
-				n.Verified = fmt.Sprintf("%v answered in %v", target, rtt.Round(10*time.Microsecond))
-			case sure:
-				n.State, n.Why = Failed, err.Error()
-				n.Hint = "the route is there, the VM lets nothing through; see the engine's pilot in: fairlead status"
-			default:
-				n.Verified = "nobody there to ask yet"
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// target is an address that should answer in a subnet: a container's, else the VM's own on that network. Where the engine
-// does not tell the latter it is the first of the subnet by custom, and not sure.
-func (a *Agent) target(n Subnet) (addr netip.Addr, sure bool) {
-	for _, w := range a.engines {
-		if w.cfg.Name != n.Engine {
-			continue
-		}
-		for _, c := range w.containers {
-			for _, addr := range c.Addrs() {
-				if n.Prefix.Contains(addr) {
-					return addr, true
-				}
-			}
-		}
-		for _, net := range w.networks {
-			for _, g := range net.Gateways {
-				if shown(net.Name) == n.Network && n.Prefix.Contains(g) {
-					return g, true
-				}
-			}
-		}
-	}
-	return n.Prefix.Addr().Next(), false
 }
 
 // Undone is what a teardown took back and what it had to leave.

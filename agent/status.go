@@ -100,7 +100,7 @@ func (a *Agent) Status() Status {
 
 func (a *Agent) status() Status {
 	s := Status{
-		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Subnets: list(a.subnets), Losers: []Loser{}, Problems: list(a.problems),
+		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Subnets: a.asked(), Losers: []Loser{}, Problems: list(a.problems),
 		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked)},
 	}
 	for _, w := range a.engines {
@@ -118,6 +118,11 @@ func (a *Agent) status() Status {
 		}
 		if w.tunnel != nil {
 			e.Tunnel = &TunnelStatus{Dev: w.tunnel.Dev(), Stats: w.tunnel.Stats()}
+		}
+		for i, n := range s.Subnets {
+			if p := a.proofs[n.key()]; n.Engine == w.cfg.Name && p.about == w.way(n) {
+				s.Subnets[i].Verified = p.Proof
+			}
 		}
 		s.Engines = append(s.Engines, e)
 	}
@@ -167,7 +172,7 @@ func (s Status) Clean() bool {
 		}
 	}
 	for _, n := range s.Subnets {
-		if n.State == Refused || n.State == Failed || n.State == Wanted || n.State == Unreachable {
+		if n.State == Refused || n.State == Failed || n.State == Wanted || n.State == Unreachable || n.Verified.Result == Silent {
 			return false
 		}
 	}

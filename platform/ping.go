@@ -2,7 +2,9 @@ package platform
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -13,15 +15,29 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
+// errMayNotPing: this process may open no ICMP socket.
+var errMayNotPing = errors.New("no right to send ICMP")
+
+// MayNotPing tells whether Ping failed for want of a right, and so says nothing about the address.
+func MayNotPing(err error) bool { return errors.Is(err, errMayNotPing) }
+
 // Ping sends ICMP echo requests to addr until one is answered or ctx ends, and returns the round-trip time. It needs
-// the right to open raw sockets.
+// root or Administrator, except on macOS and where Linux lets this process's group ping (net.ipv4.ping_group_range).
 func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	addr = addr.Unmap()
-	network, request, reply, protocol := "ip4:icmp", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
+	raw, datagram, request, reply, protocol := "ip4:icmp", "udp4", icmp.Type(ipv4.ICMPTypeEcho), icmp.Type(ipv4.ICMPTypeEchoReply), 1
 	if addr.Is6() {
-		network, request, reply, protocol = "ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
+		raw, datagram, request, reply, protocol = "ip6:ipv6-icmp", "udp6", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, 58
 	}
-	conn, err := icmp.ListenPacket(network, "")
+	var to net.Addr = &net.IPAddr{IP: addr.AsSlice(), Zone: addr.Zone()}
+	conn, err := icmp.ListenPacket(raw, "")
+	private := errors.Is(err, fs.ErrPermission) // a socket that only gets the answers to its own requests, whose id the OS chooses
+	if private {
+		to = &net.UDPAddr{IP: addr.AsSlice(), Zone: addr.Zone()}
+		if conn, err = icmp.ListenPacket(datagram, ""); err != nil {
+			err = fmt.Errorf("%w: %w", errMayNotPing, err)
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("opening an ICMP socket: %w", err)
 	}
@@ -40,7 +56,7 @@ func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 		}
 		now := time.Now()
 		sent = append(sent, now)
-		if _, err := conn.WriteTo(msg, &net.IPAddr{IP: addr.AsSlice(), Zone: addr.Zone()}); err != nil {
+		if _, err := conn.WriteTo(msg, to); err != nil {
 			return 0, fmt.Errorf("pinging %v: %w", addr, err)
 		}
 		conn.SetReadDeadline(now.Add(250 * time.Millisecond))
@@ -54,9 +70,19 @@ func Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 				continue
 			}
 			echo, ok := m.Body.(*icmp.Echo)
-			if ip, isIP := from.(*net.IPAddr); ok && isIP && echo.ID == id && echo.Seq < len(sent) && ip.IP.Equal(addr.AsSlice()) {
+			if ok && (private || echo.ID == id) && echo.Seq < len(sent) && comesFrom(from, addr) {
 				return time.Since(sent[echo.Seq]), nil // perhaps to an earlier request
 			}
 		}
 	}
+}
+
+func comesFrom(from net.Addr, addr netip.Addr) bool {
+	switch f := from.(type) {
+	case *net.IPAddr:
+		return f.IP.Equal(addr.AsSlice())
+	case *net.UDPAddr:
+		return f.IP.Equal(addr.AsSlice())
+	}
+	return false
 }

@@ -101,10 +101,10 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 			how = n.Prefix.String()
 		}
 		note := n.Why
-		if n.Verified != "" {
-			note = n.Verified
+		if proof := n.Verified.String(); proof != "" {
+			note = strings.TrimPrefix(note+"; "+proof, "; ")
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s/%s\t%s\n", stateWord(n.State, dryRun), how, n.Engine, n.Network, note)
+		fmt.Fprintf(tw, "%s\t%s\t%s/%s\t%s\n", stateWord(n, dryRun), how, n.Engine, n.Network, note)
 	}
 	tw.Flush()
 	if len(st.Subnets) == 0 {
@@ -133,17 +133,23 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 	}
 	for _, n := range st.Subnets {
 		hint(n.Hint)
+		if n.Verified.Result == agent.Silent {
+			hint("no packet comes back from there; fairlead doctor looks for the broken link")
+		}
 	}
 	for _, p := range st.Problems {
 		fmt.Fprintln(w, "problem:", p)
 	}
 }
 
-func stateWord(s agent.State, dryRun bool) string {
-	if dryRun && s == agent.Wanted {
+func stateWord(n agent.Subnet, dryRun bool) string {
+	switch {
+	case dryRun && n.State == agent.Wanted:
 		return "would add"
+	case n.Verified.Result == agent.Silent:
+		return "silent"
 	}
-	return string(s)
+	return string(n.State)
 }
 
 func printUndone(w io.Writer, u agent.Undone) {
