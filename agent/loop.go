@@ -565,8 +565,8 @@ func (a *Agent) passNames(all bool) {
 	}
 }
 
-// keepForgetting has the OS forget its answers whenever a name appears that was denied a moment ago: some keep the denial
-// for a minute and more.
+// keepForgetting has the OS forget its answers whenever resolver entries have changed, and when a name appears that was denied
+// a moment ago: some keep the denial for a minute and more.
 func (a *Agent) keepForgetting(ctx context.Context) {
 	for {
 		select {
@@ -663,7 +663,11 @@ func (a *Agent) passResolver(ctx context.Context) error {
 		if err := a.journal.change(func(d *journalDoc) { d.Resolver = plan.Owned }); err != nil {
 			return err
 		}
-		errs = append(errs, resolver.Flush(ctx, a.method))
+		if a.paused {
+			errs = append(errs, resolver.Flush(ctx, a.method))
+		} else { // it takes its time, and names are waited for
+			poke(a.forget)
+		}
 	}
 	a.entries, a.blocked = slices.Concat(plan.Keep, plan.Foreign), plan.Blocked
 	return errors.Join(errs...)

@@ -90,7 +90,11 @@ func TearDown(ctx context.Context, cfg Config, log *slog.Logger, version string)
 		return Undone{}, err
 	}
 	defer a.unlock()
-	return a.takeDown(ctx), nil
+	u := a.takeDown(ctx)
+	if err := platform.ClearControl(cfg.Control); err != nil && !errors.Is(err, platform.ErrBusy) {
+		u.left("control endpoint "+cfg.Control, err)
+	}
+	return u, nil
 }
 
 // takeDown takes everything back: resolver entries, then names, then routes, then what is open in the VMs. What it cannot

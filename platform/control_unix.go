@@ -26,19 +26,8 @@ func ListenControl(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the control endpoint: %w", err)
 	}
-	if i, err := os.Lstat(path); err == nil {
-		if i.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("control endpoint %s: a file that is no socket is in its place", path)
-		}
-		switch err := knock(path); {
-		case err == nil || errors.Is(err, syscall.EAGAIN): // EAGAIN: Linux, its queue is full
-			return nil, fmt.Errorf("control endpoint %s: %w", path, ErrBusy)
-		case !errors.Is(err, syscall.ECONNREFUSED):
-			return nil, fmt.Errorf("control endpoint %s: a socket that cannot be asked is in its place: %w", path, err)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("control endpoint: %w", err)
-		}
+	if err := ClearControl(path); err != nil {
+		return nil, err
 	}
 	// Never open to others, not even between bind and chmod.
 	old := unix.Umask(0o177)
@@ -48,6 +37,31 @@ func ListenControl(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("making the control endpoint: %w", err)
 	}
 	return l, nil
+}
+
+// ClearControl removes a control endpoint that a killed fairlead left. The error is ErrBusy when somebody listens on it, and
+// something else in its place stays and is an error, too.
+func ClearControl(path string) error {
+	i, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("control endpoint: %w", err)
+	}
+	if i.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("control endpoint %s: a file that is no socket is in its place", path)
+	}
+	switch err := knock(path); {
+	case err == nil || errors.Is(err, syscall.EAGAIN): // EAGAIN: Linux, its queue is full
+		return fmt.Errorf("control endpoint %s: %w", path, ErrBusy)
+	case !errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("control endpoint %s: a socket that cannot be asked is in its place: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("control endpoint: %w", err)
+	}
+	return nil
 }
 
 // DialControl connects to a running fairlead's control endpoint.

@@ -61,11 +61,24 @@ func TestControlStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	if err := ClearControl(path); !errors.Is(err, ErrBusy) {
+		t.Errorf("ClearControl of one in use: %v, want ErrBusy", err)
+	}
 	c, err := DialControl(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
+	check(t, l.Close())
+	leave(t, path, unix.SOCK_STREAM)()
+	for range 2 { // the second time there is none
+		if err := ClearControl(path); err != nil {
+			t.Errorf("ClearControl of a leftover: %v", err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a leftover is still there: %v", err)
+		}
+	}
 }
 
 // TestControlForeign: what is no leftover of ours stays where it is.

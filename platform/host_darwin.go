@@ -3,7 +3,6 @@ package platform
 import (
 	"errors"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,15 +23,9 @@ func Privileged() error {
 	return nil
 }
 
-// BootID changes with every boot of this host, and with nothing else. It is "" when the OS does not tell.
+// BootID changes with every boot of this host, and with nothing else. It is "" when the OS does not tell: kern.boottime would
+// not do, as it moves whenever the clock is set.
 func BootID() string {
-	if id, err := unix.Sysctl("kern.bootsessionuuid"); err == nil {
-		return id
-	}
-	// The boot's time is second best: it moves whenever the clock is set.
-	tv, err := unix.SysctlTimeval("kern.boottime")
-	if err != nil {
-		return ""
-	}
-	return strconv.FormatInt(tv.Sec, 10)
+	id, _ := unix.Sysctl("kern.bootsessionuuid")
+	return id
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,9 @@ func startChild(t *testing.T, what, path string) (*exec.Cmd, string) {
 
 func TestBootID(t *testing.T) {
 	id := BootID()
+	if id == "" && runtime.GOOS == "darwin" {
+		t.Skip("this is no Mac: each of them tells a boot id")
+	}
 	if id == "" {
 		t.Fatal("this OS tells no boot id")
 	}

@@ -26,8 +26,6 @@ if [ ! -x /lib/systemd/systemd-resolved ] && command -v apt-get > /dev/null; the
 	export FAIRLEAD_TEST_RESOLVED=$cache/root
 fi
 
-go test -race -timeout 10m ./...
-
 # absent LAB: what to do where a lab is not at hand.
 absent() {
 	if [ "${CI:-}" = true ] && [ "${FAIRLEAD_LABS:-}" != none ]; then
@@ -37,9 +35,16 @@ absent() {
 	echo "no $1 lab at $2: the $1 binaries of the tests are compiled by make oscheck, not run"
 }
 
+# Made before any test runs: those of internal/lab/e2e run the whole agent in it.
 if [ -d "$darwinlab" ]; then
+	mkdir -p bin
 	cp -r --no-preserve=mode "$darwinlab" bin/darwinlab.new && rm -rf bin/darwinlab && mv bin/darwinlab.new bin/darwinlab
 	make -s -C bin/darwinlab
+fi
+
+go test -race -timeout 10m ./...
+
+if [ -d "$darwinlab" ]; then
 	echo "as darwin/amd64 binaries:"
 	GOOS=darwin GOARCH=amd64 CGO_ENABLED=0 go test -exec "$PWD/bin/darwinlab/bin/darwinrun" "$@"
 	internal/lab/darwin.sh bin/darwinlab

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -48,14 +49,15 @@ func TestMain(m *testing.M) {
 // host is a world whose host fairlead works on.
 type host struct {
 	*lab.World
-	t    testing.TB
-	dir  string
-	args []string // what every fairlead here is given
+	t       testing.TB
+	dir     string
+	program []string // how fairlead is run
+	args    []string // what every fairlead here is given
 }
 
 func newHost(t testing.TB) *host {
 	w := lab.Start(t, lab.Options{})
-	h := &host{World: w, t: t, dir: t.TempDir()}
+	h := &host{World: w, t: t, dir: t.TempDir(), program: []string{fairlead}}
 	h.args = []string{"--state-dir", h.dir + "/state", "--control", h.dir + "/control.sock"}
 	return h
 }
@@ -69,10 +71,16 @@ func (h *host) in(t testing.TB) *host {
 
 func (h *host) watch(url string) { h.args = append(h.args, "--engine", url) }
 
+// command is a fairlead that has not been started.
+func (h *host) command(args ...string) *exec.Cmd {
+	words := slices.Concat(h.program, args, h.args)
+	return h.Command(context.Background(), words[0], words[1:]...)
+}
+
 // fairlead runs one command to its end.
 func (h *host) fairlead(args ...string) (stdout, stderr string, code int) {
 	h.t.Helper()
-	cmd := h.Command(context.Background(), fairlead, append(args, h.args...)...)
+	cmd := h.command(args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -124,7 +132,7 @@ var _ io.Writer = (*syncBuffer)(nil)
 func (h *host) start(args ...string) *run {
 	h.t.Helper()
 	r := &run{h: h, log: &syncBuffer{}, done: make(chan struct{})}
-	r.cmd = h.Command(context.Background(), fairlead, append(append([]string{"run", "--log-level", "debug"}, args...), h.args...)...)
+	r.cmd = h.command(append([]string{"run", "--log-level", "debug"}, args...)...)
 	r.cmd.Stderr = r.log
 	if err := r.cmd.Start(); err != nil {
 		h.t.Fatal(err)

@@ -1,0 +1,311 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/fairlead-dev/fairlead/internal/lab"
+)
+
+// darwinrun is the program that runs darwin/amd64 binaries here; internal/lab/test.sh makes it.
+const darwinrun = "../../../bin/darwinlab/bin/darwinrun"
+
+// darwinFairlead is the agent as a darwin/amd64 binary, built once, in a folder that goes with the tests.
+var darwinFairlead = sync.OnceValues(func() (string, error) {
+	file := fairlead + "-darwin"
+	build := exec.Command("go", "build", "-o", file, "github.com/fairlead-dev/fairlead/cmd/fairlead")
+	build.Env = append(os.Environ(), "GOOS=darwin", "GOARCH=amd64", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building fairlead for darwin: %w\n%s", err, out)
+	}
+	return file, nil
+})
+
+// mac is a host whose fairlead is the darwin binary: the network is this world's, the files of macOS lie below root.
+type mac struct {
+	*host
+	root string
+}
+
+// newMac makes a Mac without an /etc/resolver. On it the world's vboxnet0 is called bridge100, as vmnet calls its bridges.
+func newMac(t testing.TB) mac {
+	run, err := filepath.Abs(darwinrun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(run); err != nil {
+		if os.Getenv("CI") == "true" && os.Getenv("FAIRLEAD_LABS") != "none" {
+			t.Fatalf("no darwin lab: %v", err)
+		}
+		t.Skipf("no darwin lab: %v", err)
+	}
+	program, err := darwinFairlead()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mac{newHost(t), ""}
+	m.root = m.dir + "/mac"
+	if out, err := exec.Command(run, "--mkroot", m.root).CombinedOutput(); err != nil {
+		t.Fatalf("making a root: %v\n%s", err, out)
+	}
+	for _, tool := range []string{"dscacheutil", "killall"} { // note that they were called, and how
+		m.script("/usr/bin/"+tool, `echo "`+tool+` $*" >> `+m.root+`/var/log/flushed`)
+	}
+	m.program = []string{"env", "DARWINRUN_ROOT=" + m.root, "DARWINRUN_IFMAP=vboxnet0=bridge100,vboxnet1=bridge101",
+		"DARWINRUN_MAP=/etc:/Library:/var/run:/var/db:/var/log:/Users:/usr/local:/opt:/Applications:/System", run, program}
+	m.args = nil // the default places
+	return m
+}
+
+// script puts a shell script in the place of a program of macOS.
+func (m mac) script(path, text string) {
+	m.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(m.root+path), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.root+path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// in is the same Mac for a subtest.
+func (m mac) in(t testing.TB) mac { return mac{m.host.in(t), m.root} }
+
+// files are the Mac's files as text, one a line: mode, path and content. Logs and our own empty state folder are not part of it.
+func (m mac) files() string {
+	m.t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(m.root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, m.root)
+		if name == "/var/log" || name == "/var/db/fairlead" {
+			return fs.SkipDir
+		}
+		i, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content := ""
+		switch i.Mode().Type() {
+		case 0:
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			content = fmt.Sprintf("%q", text)
+		case fs.ModeSymlink:
+			if content, err = os.Readlink(path); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintln(&b, i.Mode(), name, content)
+		return nil
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return b.String()
+}
+
+// state is all that fairlead may change: the kernel's tables and the files.
+func (m mac) state() string {
+	m.t.Helper()
+	return m.host.state() + "\n# files\n" + m.files()
+}
+
+// same fails the test when the Mac is not as it was.
+func (m mac) same(before string) {
+	m.t.Helper()
+	if after := m.state(); after != before {
+		m.t.Errorf("the Mac is not as before:\n%s", difference(before, after))
+	}
+}
+
+// difference is the lines that only one of two texts has.
+func difference(before, after string) string {
+	var b strings.Builder
+	for _, side := range []struct{ sign, has, lacks string }{{"-", before, after}, {"+", after, before}} {
+		others := slices.Collect(strings.Lines(side.lacks))
+		for line := range strings.Lines(side.has) {
+			if !slices.Contains(others, line) {
+				b.WriteString(side.sign + line)
+			}
+		}
+	}
+	return b.String()
+}
+
+// resolverFile is what a file of ours in /etc/resolver holds.
+const resolverFile = "# fairlead: names in this domain are asked here; removed by: fairlead teardown-network\nnameserver 127.0.0.1\nport 55353\n"
+
+// resolves waits until /etc/resolver has exactly these files, byte for byte ours.
+func (m mac) resolves(domains ...string) {
+	m.t.Helper()
+	m.eventually("resolver files", func() error {
+		var got []string
+		files, err := os.ReadDir(m.root + "/etc/resolver")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, f := range files {
+			got = append(got, f.Name())
+			text, err := os.ReadFile(m.root + "/etc/resolver/" + f.Name())
+			if err != nil || string(text) != resolverFile {
+				return fmt.Errorf("%s: %q %v", f.Name(), text, err)
+			}
+			if i, err := f.Info(); err != nil || i.Mode() != 0o644 {
+				return fmt.Errorf("%s: %v %v", f.Name(), i.Mode(), err)
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(domains) {
+			return fmt.Errorf("got %q, want %q", got, domains)
+		}
+		return nil
+	})
+}
+
+// flushes is how often macOS was told to forget its answers.
+func (m mac) flushes() int {
+	m.t.Helper()
+	text, err := os.ReadFile(m.root + "/var/log/flushed")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.t.Fatal(err)
+	}
+	return strings.Count(string(text), "dscacheutil -flushcache\nkillall -HUP mDNSResponder\n")
+}
+
+// The whole of it on a Mac whose VM has an address: routes, names, churn, faults, and nothing left.
+func TestMacGateway(t *testing.T) {
+	m := newMac(t)
+	vm := m.StartVM(t, lab.VMOptions{TCP: true})
+	m.watch("dev=" + vm.URL())
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ctx, ip := t.Context(), address(t, vm, "bridge", "web")
+	before, vmBefore := m.state(), firewall(t, vm)
+
+	if out := m.must("setup-network", "--dry-run"); !strings.Contains(out, "would add  172.17.0.0/16 via 192.168.99.100 dev bridge100") {
+		t.Errorf("dry run says:\n%s", out)
+	}
+	m.same(before)
+	for range 2 {
+		if out := m.must("setup-network"); !strings.Contains(out, ip+" answered in") {
+			t.Errorf("not verified:\n%s", out)
+		}
+		m.ping(ip)
+	}
+	m.must("teardown-network")
+	m.same(before)
+
+	r := m.start()
+	m.answers("web.docker", ip)
+	m.resolves("17.172.in-addr.arpa", "docker")
+	m.ping(ip)
+
+	t.Run("containers come and go", func(t *testing.T) {
+		m := m.in(t)
+		docker(t, vm, "network", "create", "--subnet", "172.30.5.0/24", "shop")
+		docker(t, vm, "run", "-d", "--name", "db", "--network", "shop", "web")
+		db := address(t, vm, "shop", "db")
+		m.answers("db.docker", db)
+		m.resolves("17.172.in-addr.arpa", "5.30.172.in-addr.arpa", "docker")
+		m.ping(db)
+		docker(t, vm, "rename", "db", "base")
+		m.answers("base.docker", db)
+		m.answers("db.docker", "")
+		docker(t, vm, "rm", "-f", "base")
+		m.answers("base.docker", "")
+		docker(t, vm, "network", "rm", "shop")
+		m.eventually("route goes", func() error { return m.lacksRoute("172.30.5.0/24") })
+		m.resolves("17.172.in-addr.arpa", "docker")
+	})
+
+	t.Run("a name that was denied", func(t *testing.T) {
+		m := m.in(t)
+		m.answers("late.docker", "")
+		flushes := m.flushes()
+		docker(t, vm, "run", "-d", "--name", "late", "web")
+		m.answers("late.docker", address(t, vm, "bridge", "late"))
+		m.eventually("macOS forgets the denial", func() error {
+			if m.flushes() <= flushes {
+				return errors.New("not told")
+			}
+			return nil
+		})
+		docker(t, vm, "rm", "-f", "late")
+	})
+
+	t.Run("route deleted", func(t *testing.T) {
+		m := m.in(t)
+		if err := m.DeleteRoute(ctx, netip.MustParsePrefix("172.17.0.0/16")); err != nil {
+			t.Fatal(err)
+		}
+		m.eventually("route is back", func() error { return m.hasRoute("172.17.0.0/16") })
+		m.ping(ip)
+	})
+
+	t.Run("resolver file deleted", func(t *testing.T) {
+		m := m.in(t)
+		if err := os.Remove(m.root + "/etc/resolver/docker"); err != nil {
+			t.Fatal(err)
+		}
+		m.resolves("17.172.in-addr.arpa", "docker")
+	})
+
+	t.Run("link bounced", func(t *testing.T) {
+		m := m.in(t)
+		for _, state := range []string{"down", "up"} {
+			if _, err := m.Run(ctx, "ip", "link", "set", vm.HostDev(), state); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.eventually("route is back", func() error { return m.hasRoute("172.17.0.0/16") })
+		m.answers("web.docker", ip)
+	})
+
+	t.Run("paused by teardown-network, resumed by setup-network", func(t *testing.T) {
+		m := m.in(t)
+		m.must("teardown-network")
+		m.resolves()
+		if err := m.lacksRoute("172.17.0.0/16"); err != nil {
+			t.Error(err)
+		}
+		m.must("setup-network")
+		m.resolves("17.172.in-addr.arpa", "docker")
+		m.answers("web.docker", ip)
+	})
+
+	r.signal(syscall.SIGTERM)
+	m.same(before)
+	if after := firewall(t, vm); sortedLines(after) != sortedLines(vmBefore) {
+		t.Errorf("the VM's firewall is not as before:\n%s\nbefore:\n%s", after, vmBefore)
+	}
+
+	t.Run("killed", func(t *testing.T) {
+		m := m.in(t)
+		r := m.start()
+		m.answers("web.docker", ip)
+		m.resolves("17.172.in-addr.arpa", "docker")
+		r.signal(syscall.SIGKILL)
+		m.must("teardown-network")
+		m.same(before)
+		r = m.start() // and again, over what a kill leaves
+		m.answers("web.docker", ip)
+		r.signal(syscall.SIGKILL)
+		r = m.start()
+		m.answers("web.docker", ip)
+		r.signal(syscall.SIGTERM)
+		m.same(before)
+	})
+}
