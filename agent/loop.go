@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -313,12 +314,9 @@ func (a *Agent) pass(ctx context.Context) {
 	defer a.mu.Unlock()
 	d := a.dirty
 	a.dirty = dirty{}
-	a.problems = nil
 	if d.routes {
 		before := a.reachability()
-		if err := a.passRoutes(); err != nil {
-			a.problem("routes", err)
-		}
+		a.problem("routes", a.passRoutes())
 		d.names = d.names || before != a.reachability()
 	}
 	if d.names {
@@ -326,17 +324,19 @@ func (a *Agent) pass(ctx context.Context) {
 	}
 	a.passNames(d.names)
 	if d.resolver {
-		if err := a.passResolver(ctx); err != nil {
-			a.problem("resolver", err)
-		}
+		a.problem("resolver", a.passResolver(ctx))
 	}
 	close(a.passed)
 	a.passed = make(chan struct{})
 }
 
+// problem notes what became of a part of a pass; it stays in the status until that part is done again.
 func (a *Agent) problem(of string, err error) {
-	a.problems = append(a.problems, fmt.Sprintf("%s: %v", of, err))
-	a.log.Error(of, "err", err)
+	a.problems = slices.DeleteFunc(slices.Clone(a.problems), func(p string) bool { return strings.HasPrefix(p, of+": ") })
+	if err != nil {
+		a.problems = append(a.problems, fmt.Sprintf("%s: %v", of, err))
+		a.log.Error(of, "err", err)
+	}
 }
 
 // reachability changes whenever names may have to appear or vanish because of it.

@@ -27,7 +27,7 @@ type Status struct {
 	Resolver ResolverStatus `json:"resolver"`
 	DNS      DNSStatus      `json:"dns"`
 	Losers   []Loser        `json:"losers"`   // names that a container asked for and does not have
-	Problems []string       `json:"problems"` // what failed in the last pass
+	Problems []string       `json:"problems"` // what failed when it was last tried
 }
 
 // EngineStatus is one engine.

@@ -69,10 +69,15 @@ type Item struct {
 	Value  string `json:"value"`
 }
 
-// String is one line for people: "resolved fairlead0: 127.0.0.1:55353 ~docker".
+// String is one line for people: "resolved fairlead0: 127.0.0.1:55353 ~docker". Comments of a file are not part of it.
 func (i Item) String() string {
-	value := strings.ReplaceAll(strings.TrimSpace(i.Value), "\n", " | ")
-	return fmt.Sprintf("%s %s: %s", i.Method, i.Key, value)
+	var lines []string
+	for line := range strings.Lines(i.Value) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return fmt.Sprintf("%s %s: %s", i.Method, i.Key, strings.Join(lines, ", "))
 }
 
 // Render says what should be there for w: nothing for None or without domains. It fails where m cannot express w.

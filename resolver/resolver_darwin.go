@@ -205,10 +205,13 @@ func (f folder) apply(s Step) error {
 	if err == nil {
 		err = f.change(name, s)
 	}
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("changing %s needs root: %w", f.path, err)
+	switch {
+	case !errors.Is(err, fs.ErrPermission):
+		return err
+	case os.Geteuid() == 0: // chflags(1), or a volume that macOS seals
+		return fmt.Errorf("%s is locked, even for root; see: ls -ldeO %s: %w", f.path, f.path, err)
 	}
-	return err
+	return fmt.Errorf("changing %s needs root: %w", f.path, err)
 }
 
 func (f folder) change(name string, s Step) error {

@@ -12,6 +12,7 @@ nftables nft
 iputils-ping ping
 bind9-dnsutils dig
 curl curl
+iperf3 iperf3
 procps ps
 dbus dbus-daemon
 gcc gcc

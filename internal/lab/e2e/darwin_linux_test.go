@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +15,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/internal/lab"
 )
 
@@ -188,6 +192,7 @@ func (m mac) flushes() int {
 
 // The whole of it on a Mac whose VM has an address: routes, names, churn, faults, and nothing left.
 func TestMacGateway(t *testing.T) {
+	t.Parallel()
 	m := newMac(t)
 	vm := m.StartVM(t, lab.VMOptions{TCP: true})
 	m.watch("dev=" + vm.URL())
@@ -308,4 +313,112 @@ func TestMacGateway(t *testing.T) {
 		r.signal(syscall.SIGTERM)
 		m.same(before)
 	})
+}
+
+// A VM that comes back with another address is reached by that one, and the old routes go.
+func TestMacVMAddressChanges(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	vm := m.StartVM(t, lab.VMOptions{TCP: true})
+	hosts := func(addr netip.Addr) {
+		if err := os.WriteFile(m.Root()+"/etc/hosts", fmt.Appendf(nil, "127.0.0.1 localhost\n%v vm.example\n", addr), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hosts(vm.Addr())
+	m.watch("tcp://vm.example:2375")
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	r := m.start()
+	m.answers("web.docker", address(t, vm, "bridge", "web"))
+
+	moved := netip.MustParseAddr("192.168.99.101")
+	if err := vm.SetAddr(t.Context(), moved); err != nil {
+		t.Fatal(err)
+	}
+	hosts(moved)
+	m.within(time.Minute, "route by the new address", func() error {
+		rows, err := m.Routes(t.Context())
+		if err == nil && !slices.ContainsFunc(rows, func(r string) bool { return strings.HasPrefix(r, "172.17.0.0/16 via 192.168.99.101 ") }) {
+			err = errors.New(strings.Join(rows, "\n"))
+		}
+		return err
+	})
+	m.answers("web.docker", address(t, vm, "bridge", "web"))
+	m.eventually("ping", func() error {
+		_, err := m.Run(t.Context(), "ping", "-c1", "-W1", address(t, vm, "bridge", "web"))
+		return err
+	})
+	r.signal(syscall.SIGTERM)
+	if err := m.lacksRoute("172.17.0.0/16"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A sealed VM is reached through a utun; that goes with the agent, however it ends.
+func TestMacTunnel(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	vm := m.StartVM(t, lab.VMOptions{Sealed: true})
+	m.watch(vm.URL())
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ip := address(t, vm, "bridge", "web")
+	before := m.state()
+
+	out, errs, code := m.fairlead("setup-network")
+	if code != agent.ExitPartly || !strings.Contains(out, "a tunnel lives as long as the agent") {
+		t.Errorf("setup-network: exit %d\n%s%s", code, out, errs)
+	}
+	m.must("teardown-network")
+	m.same(before)
+
+	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		r := m.start()
+		m.answers("web.docker", ip)
+		m.eventually("ping", func() error {
+			_, err := m.Run(t.Context(), "ping", "-c1", "-W1", ip)
+			return err
+		})
+		if out, err := m.Run(t.Context(), "curl", "-sS", "--max-time", "20", "http://"+ip+"/"); err != nil {
+			t.Errorf("curl: %v %s", err, out)
+		}
+		if end == syscall.SIGTERM {
+			m.throughput(vm, "web", ip)
+		}
+		r.signal(end)
+		m.must("teardown-network")
+		m.same(before)
+	}
+}
+
+// throughput moves packets both ways as fast as they go, by iperf3 in the network of a container.
+func (m mac) throughput(vm *lab.VM, container, ip string) {
+	m.t.Helper()
+	pid := docker(m.t, vm, "inspect", "-f", "{{.State.Pid}}", container)
+	serve := vm.Command(context.Background(), "nsenter", "--target", pid, "--net", "iperf3", "--server")
+	if err := serve.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	defer func() {
+		serve.Process.Kill()
+		serve.Wait()
+	}()
+	for _, way := range []string{"--no-delay", "--reverse"} {
+		m.eventually("iperf3 "+way, func() error {
+			out, err := m.Run(context.Background(), "iperf3", "--client", ip, "--bytes", "16M", "--connect-timeout", "5000", "--json", way)
+			if err != nil {
+				return err
+			}
+			var said struct { // iperf3 --json ends with 0, come what may
+				Error string
+				End   struct {
+					Received struct{ Bytes int } `json:"sum_received"`
+				}
+			}
+			if err := json.Unmarshal([]byte(out), &said); err != nil || said.End.Received.Bytes < 12<<20 { // what is under way at the end is not counted
+				return fmt.Errorf("%s, %d bytes received, %v", said.Error, said.End.Received.Bytes, err)
+			}
+			m.t.Logf("iperf3 %s: %d bytes", way, said.End.Received.Bytes)
+			return nil
+		})
+	}
 }
