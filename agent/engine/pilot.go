@@ -101,21 +101,11 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 	if err != nil {
 		return nil, err
 	}
-	s := &pilotStream{conn: c, raw: hijacked.Conn}
-	s.out, s.in = io.Pipe()
-	go func() {
-		err := demux(s.in, &s.complaint, hijacked.Reader)
-		if said := strings.TrimSpace(s.complaint.String()); said != "" {
-			err = errors.New("pilot: " + strings.TrimPrefix(said, "pilot: "))
-		}
-		s.in.CloseWithError(err)
-	}()
 	if err := c.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
-		s.raw.Close()
-		s.out.Close() // or what it says to nobody would wait for ever
+		hijacked.Close()
 		return nil, err
 	}
-	return s, nil
+	return &pilotStream{demux: demux{in: hijacked.Reader}, raw: hijacked.Conn, conn: c}, nil
 }
 
 // attach is ContainerAttach that ends with ctx; the client's own waits for the answer of a frozen engine for ever.
@@ -140,72 +130,80 @@ func (c *connection) attach(ctx context.Context, id string, stdin bool) (types.H
 	}
 }
 
-// demux copies an attach stream's standard output to out and its standard error to complaint, until its end. Each frame
-// is 8 bytes (stream 1 or 2, 3 zeros, size as big-endian uint32) and its data. Source: Engine API, ContainerAttach,
-// "Stream format".
-func demux(out, complaint io.Writer, in io.Reader) error {
-	for {
+// demux reads the standard output in an attach stream, straight into whoever reads it, as a tunnel's packets come this way.
+// What is on standard error becomes the error at the end. Each frame is 8 bytes (stream 1 or 2, 3 zeros, size as big-endian
+// uint32) and its data. Source: Engine API, ContainerAttach, "Stream format".
+type demux struct {
+	in        io.Reader
+	left      uint32 // of the frame of standard output that is being read
+	complaint firstWords
+}
+
+// Read is for one reader.
+func (d *demux) Read(b []byte) (int, error) {
+	n, err := d.read(b)
+	if said := strings.TrimSpace(string(d.complaint)); err != nil && said != "" {
+		err = errors.New("pilot: " + strings.TrimPrefix(said, "pilot: "))
+	}
+	return n, err
+}
+
+func (d *demux) read(b []byte) (int, error) {
+	for d.left == 0 {
 		var head [8]byte
-		if _, err := io.ReadFull(in, head[:]); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
+		if _, err := io.ReadFull(d.in, head[:]); err != nil {
+			return 0, err
 		}
-		var to io.Writer
+		size := binary.BigEndian.Uint32(head[4:])
 		switch head[0] {
 		case 1:
-			to = out
+			d.left = size
 		case 2:
-			to = complaint
+			if _, err := io.CopyN(&d.complaint, d.in, int64(size)); err != nil {
+				return 0, noEOF(err)
+			}
 		default:
-			return fmt.Errorf("the engine's stream has a frame of unknown kind %d", head[0])
-		}
-		if _, err := io.CopyN(to, in, int64(binary.BigEndian.Uint32(head[4:]))); err == io.EOF {
-			return io.ErrUnexpectedEOF
-		} else if err != nil {
-			return err
+			return 0, fmt.Errorf("the engine's stream has a frame of unknown kind %d", head[0])
 		}
 	}
+	n, err := d.in.Read(b[:min(uint32(len(b)), d.left)])
+	if d.left -= uint32(n); d.left > 0 {
+		err = noEOF(err)
+	}
+	return n, err
+}
+
+// noEOF makes an end in the middle of something one.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // pilotStream is a pilot's standard input and output. What it says on standard error becomes the error of Read.
 type pilotStream struct {
-	conn      *connection
-	raw       io.WriteCloser
-	out       *io.PipeReader
-	in        *io.PipeWriter
-	complaint firstWords
-	closing   sync.Once
+	demux
+	raw     io.WriteCloser
+	conn    *connection
+	closing sync.Once
 }
 
-func (s *pilotStream) Read(b []byte) (int, error)  { return s.out.Read(b) }
 func (s *pilotStream) Write(b []byte) (int, error) { return s.raw.Write(b) }
 func (s *pilotStream) Close() error {
 	s.closing.Do(func() {
 		s.raw.Close()
-		s.out.Close()
 		s.conn.Close()
 	})
 	return nil
 }
 
 // firstWords keeps the beginning of what is written to it.
-type firstWords struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
+type firstWords []byte
 
 func (f *firstWords) Write(b []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.b.Write(b[:min(len(b), max(0, 1024-f.b.Len()))])
+	*f = append(*f, b[:min(len(b), max(0, 1024-len(*f)))]...)
 	return len(b), nil
-}
-
-func (f *firstWords) String() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.b.String()
 }
 
 // loadPilot makes sure that the engine has the pilot's image, and that it has no older one of ours.
