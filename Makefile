@@ -63,6 +63,8 @@ bench: build ## run the benchmarks; docs/benchmarks.md has the figures
 	go test -run '^$$' -bench . -benchmem ./dnsserver ./agent
 	go test -run '^$$' -bench 'Answer|Route' -benchtime 200x ./internal/lab/e2e
 	go test -run '^$$' -bench Hang -benchtime 5x ./internal/lab/e2e
+	@internal/lab/prepare.sh iperf3
+	go test -run '^$$' -bench Reach -benchtime 5x ./internal/lab/e2e
 	@if [ -f $(DNSBENCH) ]; then mkdir -p bin/dnsbench && cp -r $(dir $(DNSBENCH)). bin/dnsbench/ && chmod -R u+w bin/dnsbench && \
 		for n in 1000 100000; do bash bin/dnsbench/bench.sh -n $$n --rounds 5 --lat-rounds 3 'fairlead=$(CURDIR)/bin/fairlead run --engine unix://{sock} --gateway native \
 			--resolver none --dns-listen 127.0.0.1:{port} --state-dir {dir}/fairlead --control {dir}/fairlead.sock --log-level error'; done; \

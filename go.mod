@@ -20,6 +20,8 @@ require (
 	golang.org/x/tools v0.50.0
 )
 
+require golang.org/x/crypto v0.58.0 // indirect
+
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/containerd/errdefs v1.0.0

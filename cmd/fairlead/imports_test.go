@@ -62,7 +62,7 @@ var foreign = []struct{ prefix, pkgs, files, why string }{
 // forTests may be imported by all tests.
 var forTests = []string{
 	"github.com/google/go-cmp/", "github.com/miekg/dns", "github.com/rogpeppe/go-internal/", "github.com/spf13/", "github.com/vishvananda/netlink",
-	"github.com/godbus/dbus/",
+	"github.com/godbus/dbus/", "golang.zx2c4.com/wireguard/",
 }
 
 // source is one Go file of the project.

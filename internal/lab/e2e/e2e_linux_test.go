@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 		prober()
 		return
 	}
+	if os.Getenv(wireguardEnv) != "" {
+		if err := wireguard(); err != nil {
+			fmt.Fprintln(os.Stderr, "wireguard:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "e2e-")
 	if err != nil {
 		panic(err)

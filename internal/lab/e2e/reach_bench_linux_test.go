@@ -1,0 +1,316 @@
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/internal/lab"
+)
+
+// A way from a host to a container, in a world of its own.
+type way struct {
+	name      string
+	host      *host
+	container string // its address
+	spaces    []string
+	rounds    []measured
+}
+
+// measured is what one round found: bits per second, seconds of CPU per gigabyte (all that ran in the world: host, VM,
+// container), and the median round trip in ms.
+type measured struct {
+	to, from         float64
+	cpuTo, cpuFrom   float64
+	idle             float64
+	busyTo, busyFrom float64 // while all that the way takes goes to the container, or comes from it
+}
+
+// BenchmarkReach compares the ways from a host to a container: the kernel's own route to a VM that lets it through, the
+// gateway and the tunnel that fairlead makes, and WireGuard in user space. One round measures each of them, one after the
+// other; the figures are medians of the rounds. FAIRLEAD_BENCH_WAYS names those to measure (direct,tunnel),
+// FAIRLEAD_BENCH_SECONDS says how long each transfer lasts (3).
+func BenchmarkReach(b *testing.B) {
+	if _, err := exec.LookPath("iperf3"); err != nil {
+		b.Skip("needs iperf3: apt-get install iperf3")
+	}
+	all := []struct {
+		name string
+		open func(testing.TB) (*host, *lab.VM)
+	}{{"direct", openDirect}, {"gateway", openGateway}, {"tunnel", openTunnel}, {"wireguard", openWireguard}}
+	only := os.Getenv("FAIRLEAD_BENCH_WAYS")
+	var ways []*way
+	for _, w := range all {
+		if only == "" || slices.Contains(strings.Split(only, ","), w.name) {
+			h, vm := w.open(b)
+			ways = append(ways, newWay(b, w.name, h, vm))
+		}
+	}
+	seconds := cmp.Or(os.Getenv("FAIRLEAD_BENCH_SECONDS"), "3")
+	for b.Loop() {
+		for _, w := range ways {
+			w.measure(b, seconds)
+		}
+	}
+	b.Log(table(ways))
+	for _, w := range ways {
+		for _, m := range metrics {
+			b.ReportMetric(w.median(m.of), w.name+"-"+m.name)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+var metrics = []struct {
+	name, head string
+	of         func(measured) float64
+}{
+	{"to-Gbit/s", "to container, Gbit/s", func(m measured) float64 { return m.to / 1e9 }},
+	{"from-Gbit/s", "from container", func(m measured) float64 { return m.from / 1e9 }},
+	{"to-cpu-s/GB", "CPU s/GB to", func(m measured) float64 { return m.cpuTo }},
+	{"from-cpu-s/GB", "CPU s/GB from", func(m measured) float64 { return m.cpuFrom }},
+	{"idle-rtt-ms", "idle RTT ms", func(m measured) float64 { return m.idle }},
+	{"busy-to-rtt-ms", "RTT ms, loaded to", func(m measured) float64 { return m.busyTo }},
+	{"busy-from-rtt-ms", "RTT ms, loaded from", func(m measured) float64 { return m.busyFrom }},
+}
+
+func (w *way) median(of func(measured) float64) float64 {
+	var all []float64
+	for _, m := range w.rounds {
+		all = append(all, of(m))
+	}
+	return middle(all)
+}
+
+func middle(all []float64) float64 {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// table has a row for each way, and behind each figure its ratio to the first way's, the median of the rounds'.
+func table(ways []*way) string {
+	var s strings.Builder
+	s.WriteString("median of " + strconv.Itoa(len(ways[0].rounds)) + " rounds (ratio to " + ways[0].name + " in the same round)\n| way |")
+	for _, m := range metrics {
+		s.WriteString(" " + m.head + " |")
+	}
+	s.WriteString("\n|---|" + strings.Repeat("---|", len(metrics)) + "\n")
+	for _, w := range ways {
+		s.WriteString("| " + w.name + " |")
+		for _, m := range metrics {
+			var ratios []float64
+			for i, r := range w.rounds {
+				ratios = append(ratios, m.of(r)/m.of(ways[0].rounds[i]))
+			}
+			fmt.Fprintf(&s, " %.3g (%.3g) |", w.median(m.of), middle(ratios))
+		}
+		s.WriteString("\n")
+	}
+	return s.String()
+}
+
+// openDirect is a VM whose firewall somebody has opened by hand, and a route by hand.
+func openDirect(b testing.TB) (*host, *lab.VM) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{})
+	in(b, vm, "iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
+	in(b, h, "ip", "route", "add", "172.17.0.0/16", "via", vm.Addr().String())
+	return h, vm
+}
+
+func openGateway(b testing.TB) (*host, *lab.VM) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	h.start("--resolver", "none")
+	return h, vm
+}
+
+func openTunnel(b testing.TB) (*host, *lab.VM) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{Sealed: true})
+	h.watch(vm.URL())
+	h.start("--resolver", "none")
+	return h, vm
+}
+
+// openWireguard does what docker-mac-net-connect does: a point-to-point link, the containers' networks behind it, and in the
+// VM the host's address masqueraded.
+func openWireguard(b testing.TB) (*host, *lab.VM) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{})
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, end := range []struct {
+		name, peer string
+		machine    machine
+		addrs      []string
+	}{
+		{"host", vm.Addr().String(), h, []string{"10.33.33.1", "peer", "10.33.33.2"}},
+		{"vm", "192.168.99.1", vm, []string{"10.33.33.2", "peer", "10.33.33.1"}},
+	} {
+		cmd := end.machine.Command(b.Context(), self)
+		cmd.Env = append(cmd.Env, wireguardEnv+"="+end.name+"/"+end.peer)
+		cmd.Stderr = os.Stderr
+		input, err := cmd.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		said, err := cmd.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { input.Close(); cmd.Wait() })
+		if _, err := said.Read(make([]byte, 16)); err != nil {
+			b.Fatalf("wireguard's end on the %s: %v", end.name, err)
+		}
+		in(b, end.machine, "ip", append([]string{"addr", "add", "dev", wireguardDev}, end.addrs...)...)
+		in(b, end.machine, "ip", "link", "set", wireguardDev, "mtu", "1420", "up")
+	}
+	in(b, h, "ip", "route", "add", "172.17.0.0/16", "dev", wireguardDev)
+	in(b, vm, "iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
+	in(b, vm, "iptables", "-t", "nat", "-I", "POSTROUTING", "-s", "10.33.33.1", "-j", "MASQUERADE")
+	return h, vm
+}
+
+type machine interface {
+	Command(ctx context.Context, name string, args ...string) *exec.Cmd
+	Run(ctx context.Context, name string, args ...string) (string, error)
+}
+
+func in(b testing.TB, m machine, name string, args ...string) string {
+	b.Helper()
+	out, err := m.Run(b.Context(), name, args...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return out
+}
+
+func newWay(b testing.TB, name string, h *host, vm *lab.VM) *way {
+	docker(b, vm, "run", "-d", "--name", "web", "web")
+	w := &way{name: name, host: h, container: address(b, vm, "bridge", "web")}
+	pid := docker(b, vm, "inspect", "-f", "{{.State.Pid}}", "web")
+	for _, p := range []string{vm.Root() + "/proc/1", vm.Root() + "/proc/" + pid} {
+		w.spaces = append(w.spaces, netns(b, p))
+	}
+	w.spaces = append(w.spaces, strings.TrimSpace(in(b, h, "readlink", "/proc/self/ns/net")))
+	server := vm.Command(b.Context(), "nsenter", "-t", pid, "-n", "iperf3", "-s")
+	if err := server.Start(); err != nil {
+		b.Fatal(err)
+	}
+	go server.Wait() // ends with the VM
+	h.eventually("the container is reached by "+name, func() error {
+		_, err := h.Run(context.Background(), "ping", "-n", "-c", "1", "-w", "2", w.container)
+		return err
+	})
+	return w
+}
+
+func netns(b testing.TB, process string) string {
+	b.Helper()
+	ns, err := os.Readlink(process + "/ns/net")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return ns
+}
+
+func (w *way) measure(b *testing.B, seconds string) {
+	var m measured
+	m.idle = w.ping(b)
+	m.to, m.cpuTo, m.busyTo = w.transfer(b, seconds)
+	m.from, m.cpuFrom, m.busyFrom = w.transfer(b, seconds, "-R")
+	w.rounds = append(w.rounds, m)
+}
+
+// transfer runs iperf3 once for its speed and the CPU, and once more with pings beside it.
+func (w *way) transfer(b *testing.B, seconds string, more ...string) (speed, cpu, rtt float64) {
+	run := func() (float64, float64) {
+		var r struct {
+			End struct {
+				Received struct {
+					Bits  float64 `json:"bits_per_second"`
+					Bytes float64 `json:"bytes"`
+				} `json:"sum_received"`
+			} `json:"end"`
+			Error string `json:"error"`
+		}
+		cmd := w.host.Command(b.Context(), "iperf3", append([]string{"-J", "-c", w.container, "-t", seconds}, more...)...)
+		before := w.cpu()
+		out, err := cmd.Output()
+		used := w.cpu() - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		if err == nil {
+			err = json.Unmarshal(out, &r)
+		}
+		if err != nil || r.Error != "" || r.End.Received.Bytes == 0 {
+			b.Fatalf("iperf3 by %s: %v %s", w.name, err, r.Error)
+		}
+		return r.End.Received.Bits, used.Seconds() / (r.End.Received.Bytes / 1e9)
+	}
+	speed, cpu = run()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		time.Sleep(300 * time.Millisecond) // past the slow start
+		rtt = w.ping(b)
+	}()
+	run()
+	<-done
+	return speed, cpu, rtt
+}
+
+// ping sends 200 echo requests in 2 s and gives the median round trip in ms.
+func (w *way) ping(b *testing.B) float64 {
+	out, err := w.host.Run(b.Context(), "ping", "-n", "-i", "0.01", "-c", "200", w.container)
+	var all []float64
+	for _, m := range roundTrip.FindAllStringSubmatch(out, -1) {
+		if ms, err := strconv.ParseFloat(m[1], 64); err == nil {
+			all = append(all, ms)
+		}
+	}
+	if len(all) < 100 {
+		b.Errorf("ping by %s: %d answers: %v", w.name, len(all), err)
+		return 0
+	}
+	return middle(all)
+}
+
+var roundTrip = regexp.MustCompile(` time=([0-9.]+) ms`)
+
+// cpu is what all processes of the world have used so far. Those are told by their network.
+func (w *way) cpu() (used time.Duration) {
+	all, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, p := range all {
+		if ns, err := os.Readlink(p); err != nil || !slices.Contains(w.spaces, ns) {
+			continue
+		}
+		stat, err := os.ReadFile(strings.TrimSuffix(p, "ns/net") + "stat")
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(rest); len(f) > 12 { // utime and stime, the 14th and 15th field, in 1/100 s
+			for _, ticks := range f[11:13] {
+				n, _ := strconv.Atoi(ticks)
+				used += time.Duration(n) * 10 * time.Millisecond
+			}
+		}
+	}
+	return used
+}
