@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
@@ -60,6 +61,8 @@ type Agent struct {
 	blocked   []resolver.Blocked // what it should have and does not
 	passed    chan struct{}      // closed and renewed after every pass
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
+
+	due atomic.Bool // a pass is due or under way; written under mu, read without
 }
 
 // dirty says what the next pass has to look at again.
@@ -152,7 +155,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	if a.server, err = dnsserver.Listen(listen); err != nil {
 		return fmt.Errorf("serving DNS: %w", err)
 	}
-	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr(), Unknown: a.unknown})
+	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr(), Unknown: a.unknown, Settled: a.nothingNew})
 	control, err := platform.ListenControl(cfg.Control)
 	if err != nil {
 		closed, cancel := context.WithCancel(ctx)
@@ -221,6 +224,7 @@ func (a *Agent) mark(d dirty) {
 
 func (a *Agent) markLocked(d dirty) {
 	a.dirty = dirty{a.dirty.routes || d.routes, a.dirty.names || d.names, a.dirty.resolver || d.resolver}
+	a.due.Store(true)
 	poke(a.wake)
 }
 
@@ -328,6 +332,7 @@ func (a *Agent) pass(ctx context.Context) {
 	}
 	close(a.passed)
 	a.passed = make(chan struct{})
+	a.due.Store(false)
 }
 
 // problem notes what became of a part of a pass; it stays in the status until that part is done again.

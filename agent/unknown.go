@@ -4,36 +4,56 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// askEvery bounds what questions for names that nobody has cost the engines.
-const askEvery = 200 * time.Millisecond
+// asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one at a time.
+const (
+	asks     = 4
+	askEvery = 250 * time.Millisecond
+)
 
 // asking holds the pace of asking the engines.
-type asking struct {
-	mu   sync.Mutex
-	next time.Time
+type asking struct{ out atomic.Int32 }
+
+// may tells whether the engines may be asked now.
+func (q *asking) may() bool { return q.out.Load() < asks }
+
+// begin reports whether the engines may be asked now, and counts it if so.
+func (q *asking) begin() bool {
+	for {
+		n := q.out.Load()
+		if n >= asks {
+			return false
+		}
+		if q.out.CompareAndSwap(n, n+1) {
+			time.AfterFunc(time.Duration(n+1)*askEvery, func() { q.out.Add(-1) })
+			return true
+		}
+	}
 }
 
-// allowed tells whether the engines may be asked now.
-func (q *asking) allowed() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if now := time.Now(); now.After(q.next) {
-		q.next = now.Add(askEvery)
-		return true
+// nothingNew tells that unknown would find nothing out about any name: there is nothing to wait for, and the engines were asked
+// often enough. A flood of questions asks it every time, so it neither locks nor reads a clock.
+func (a *Agent) nothingNew() bool {
+	if a.asking.may() {
+		return false
 	}
-	return false
+	for _, w := range a.engines { // first: what an engine has told is due before it ceases to be pending
+		if w.eng.Pending() {
+			return false
+		}
+	}
+	return !a.due.Load()
 }
 
 // unknown is called before a name is denied. It waits for what the engines have hinted at and we have not told yet, and,
-// at most every askEvery, asks the engines for a container of that name: the answer to the first question after `docker
+// within the pace of asking, asks the engines for a container of that name: the answer to the first question after `docker
 // run` is never too early. It returns when somebody has the name, when there is
 // nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
-	if candidates := a.candidates(name); len(candidates) > 0 && a.asking.allowed() {
+	if candidates := a.candidates(name); len(candidates) > 0 && a.asking.begin() {
 		for _, w := range a.engines {
 			w.eng.Ask(ctx, candidates)
 		}

@@ -88,33 +88,16 @@ func (u *udpSocket) Close() error {
 	return unix.Close(u.fd)
 }
 
-// wait returns when there is something to receive, or with os.ErrDeadlineExceeded at epoll's deadline.
-func (u *udpSocket) wait() error {
-	op := uintptr(unix.EPOLL_CTL_ADD)
-	if u.held {
-		op = unix.EPOLL_CTL_MOD // also arms again what fires once
-	}
-	var errno syscall.Errno
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
-	err := u.raw.Read(func(ep uintptr) bool {
-		if op != 0 {
-			_, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_CTL, ep, op, uintptr(u.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
-			op = 0
-		}
-		if errno != 0 {
-			return true
-		}
-		n, _, _ := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, ep, uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
-		return n == 1
-	})
-	if errno != 0 {
-		return os.NewSyscallError("epoll_ctl", errno)
-	}
-	u.held = true
-	return err
+// hold has epoll tell of every datagram that comes. Nobody asks it for these events: each wakes the poller all the same, and
+// whether there is something to receive is the socket's to say.
+func (u *udpSocket) hold(ep uintptr) syscall.Errno {
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, ep, unix.EPOLL_CTL_ADD, uintptr(u.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	u.held = errno == 0
+	return errno
 }
 
-// release takes the socket out of epoll, where it costs even when it is not armed.
+// release takes the socket out of epoll.
 func (u *udpSocket) release() {
 	u.raw.Control(func(ep uintptr) {
 		unix.RawSyscall6(unix.SYS_EPOLL_CTL, ep, unix.EPOLL_CTL_DEL, uintptr(u.fd), 0, 0, 0)
@@ -193,9 +176,29 @@ func (s *Server) serveUDP(ctx context.Context, z *Zone) error {
 	waiting := waiters{udp: true, send: func(reply []byte, to netip.AddrPort) { unix.Sendto(u.fd, reply, unix.MSG_DONTWAIT, sockaddr(to)) }}
 	defer waiting.Wait()
 	b := newBatch()
-	for failures, rounds := 0, 0; !ending.Load(); {
-		n, errno := u.mmsg(unix.SYS_RECVMMSG, &b.in[0], batchSize)
+	var n, rounds int
+	var errno syscall.Errno
+	receive := func() { n, errno = u.mmsg(unix.SYS_RECVMMSG, &b.in[0], batchSize) }
+	await := func(ep uintptr) (done bool) { // until then the poller has the goroutine sleep, and calls again
+		if !u.held {
+			if errno = u.hold(ep); errno != 0 {
+				return true
+			}
+		}
+		if receive(); errno == unix.EAGAIN {
+			rounds = 0
+		}
+		return errno != unix.EAGAIN
+	}
+	for failures := 0; !ending.Load(); {
 		var err error
+		errno = unix.EAGAIN
+		if !u.held {
+			receive()
+		}
+		if errno == unix.EAGAIN {
+			err = u.raw.Read(await)
+		}
 		switch errno {
 		case 0:
 			failures = 0
@@ -203,10 +206,7 @@ func (s *Server) serveUDP(ctx context.Context, z *Zone) error {
 				u.release()
 			}
 			u.send(b, s.answer(z, b, n, &waiting))
-		case unix.EINTR:
-		case unix.EAGAIN:
-			rounds = 0
-			err = u.wait()
+		case unix.EINTR, unix.EAGAIN:
 		default:
 			err = os.NewSyscallError("recvmmsg", errno)
 		}

@@ -20,6 +20,7 @@ const (
 // unknown asks the zone's owner about names before they are denied.
 type unknown struct {
 	ask      func(context.Context, string)
+	settled  func() bool
 	patience time.Duration
 
 	mu      sync.Mutex
@@ -75,7 +76,7 @@ func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPo
 
 // begin counts one more query that waits, and tells until when; nil: it must not, or need not, as its name can never exist.
 func (u *unknown) begin(q *query) <-chan struct{} {
-	if u.ask == nil || q.size == 0 {
+	if u.ask == nil || q.size == 0 || u.settled != nil && u.settled() {
 		return nil
 	}
 	name, _, err := dns.UnpackDomainName(q.lower[:], 0)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,6 +107,58 @@ func TestUnknown(t *testing.T) {
 	defer mu.Unlock()
 	if !slices.Equal(asked, want) {
 		t.Errorf("asked about %q, want %q", asked, want)
+	}
+}
+
+// TestSettled: nobody is asked while nothing can be found out, a flood of denials allocates nothing, and afterwards names are found again.
+func TestSettled(t *testing.T) {
+	var settled atomic.Bool
+	var calls atomic.Int32
+	var z *Zone
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Settled: settled.Load, Unknown: func(_ context.Context, name string) {
+		calls.Add(1)
+		z.Update(map[string]*Record{name: {Addrs: addrs("172.17.0.9")}})
+	}})
+	ask := serveZone(t, z)
+	settled.Store(true)
+	for _, network := range []string{"udp", "tcp"} {
+		if m := ask(network, "new.docker", dns.TypeA); m.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: got\n%v", network, m)
+		}
+	}
+	if n := calls.Load(); n != 0 {
+		t.Errorf("%d calls", n)
+	}
+	if !z.Denied("new.docker") {
+		t.Error("not denied")
+	}
+	msg, err := question("new.docker", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q query
+	buf, w := make([]byte, ednsSize), &waiters{udp: true}
+	if n := testing.AllocsPerRun(100, func() {
+		q.parse(msg, true)
+		z.settle(w, &q, msg, z.reply(&q, msg, buf, true), netip.AddrPort{})
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	settled.Store(false)
+	if m := ask("udp", "new.docker", dns.TypeA); len(m.Answer) != 1 {
+		t.Errorf("got\n%v", m)
+	}
+}
+
+// TestSettledIsFresh: what came between the look at the zone and Settled's word is answered.
+func TestSettledIsFresh(t *testing.T) {
+	var z *Zone
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Unknown: func(context.Context, string) {}, Settled: func() bool {
+		z.Update(map[string]*Record{"new.docker": {Addrs: addrs("172.17.0.9")}})
+		return true
+	}})
+	if reply := deny(z, "new.docker"); denies(reply) {
+		t.Error("denied")
 	}
 }
 

@@ -5,15 +5,10 @@ import (
 	"time"
 )
 
-// Pending tells whether the engine has hinted at something that was not yet looked at, or not yet told.
+// Pending tells whether the engine has hinted at something that was not yet looked at, or not yet told. It neither locks nor waits.
 func (e *Engine) Pending() bool {
 	s := e.live.Load()
-	if s == nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.hinted) > 0 || s.networks || s.looks > 0
+	return s != nil && s.pending.Load()
 }
 
 // Ask makes the watch look at the container that has one of these names, or whose id begins so, where the engine has one.
@@ -31,7 +26,7 @@ func (e *Engine) Ask(ctx context.Context, names []string) {
 		}
 		s.mu.Lock()
 		s.hinted[in.ID] = true
-		s.mu.Unlock()
+		s.unlock()
 		s.nudge()
 		return
 	}

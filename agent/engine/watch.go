@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -83,7 +84,14 @@ type session struct {
 	joining  []joining       // containers that were just given an address
 	networks bool            // the networks are to be listed again
 	looks    int             // containers being looked at, or just looked at and not told
+	pending  atomic.Bool     // whether any of these are, for those who must not wait
 	poke     chan struct{}
+}
+
+// unlock ends a change of what mu guards.
+func (s *session) unlock() {
+	s.pending.Store(len(s.hinted) > 0 || s.networks || s.looks > 0)
+	s.mu.Unlock()
 }
 
 type joining struct{ network, container string }
@@ -219,7 +227,7 @@ func (s *session) hint(m events.Message) {
 			s.networks = true
 		}
 	}
-	s.mu.Unlock()
+	s.unlock()
 	s.nudge()
 }
 
@@ -274,7 +282,7 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 			hinted, joins, networks := s.hinted, s.joining, s.networks
 			s.hinted, s.joining, s.networks = map[string]bool{}, nil, false
 			s.looks++ // until what was taken is being looked at
-			s.mu.Unlock()
+			s.unlock()
 			if networks {
 				nets, err := s.listNetworks(ctx)
 				if err != nil {
@@ -331,7 +339,7 @@ func (s *session) follow(ctx context.Context, sink func(Update)) error {
 func (s *session) setLooks(n int) {
 	s.mu.Lock()
 	s.looks = n
-	s.mu.Unlock()
+	s.unlock()
 }
 
 // tell turns the outcome of a look into an Update, for the container and for those that share its network.
