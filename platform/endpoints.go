@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,13 +20,14 @@ import (
 
 // Endpoint is where the API of one of the host's engines is, as found in its product's own files.
 type Endpoint struct {
-	Name     string     `json:"name"`            // a DNS label, unique in one Discover
-	URL      string     `json:"url"`             // unix:///path, npipe:////./pipe/name, tcp://host:port; the path is not escaped
-	Certs    string     `json:"certs,omitempty"` // folder with ca.pem, cert.pem, key.pem; empty means no TLS
-	Provider string     `json:"provider"`        // a row of docs/providers.md
-	Home     string     `json:"home,omitempty"`  // the home whose files told; empty: the environment, or the host itself
-	Reach    Kind       `json:"reach,omitempty"` // what the product is known for; empty: Decide has to ask the engine
-	VM       netip.Addr `json:"vm,omitzero"`     // the VM's address, if the product's files tell it; it may be stale
+	Name     string     `json:"name"`             // a DNS label, unique in one Discover
+	URL      string     `json:"url"`              // unix:///path, npipe:////./pipe/name, tcp://host:port; the path is not escaped
+	Certs    string     `json:"certs,omitempty"`  // folder with ca.pem, cert.pem, key.pem; empty means no TLS
+	Provider string     `json:"provider"`         // a row of docs/providers.md
+	Home     string     `json:"home,omitempty"`   // the home whose files told; empty: the environment, or the host itself
+	Reach    Kind       `json:"reach,omitempty"`  // what the product is known for; empty: Decide has to ask the engine
+	VM       netip.Addr `json:"vm,omitzero"`      // the VM's address, if the product's files tell it; it may be stale
+	Chosen   bool       `json:"chosen,omitempty"` // by docker's own settings: its user expects it to answer
 	Why      string     `json:"why"`
 }
 
@@ -53,7 +55,7 @@ type Home struct {
 // Host is what Discover looks at. All that it reads was written by users, and it may read as root: it believes only files of
 // the home's owner or root, and never runs anything.
 type Host struct {
-	GOOS  string                      // whose products and paths to expect
+	GOOS  string                      // whose products and paths to expect; empty: this OS's
 	Homes []Home                      // of those who may name engines, the one who installed first
 	Env   func(string) (string, bool) // that user's environment; nil: an empty one
 
@@ -102,6 +104,9 @@ var providers = []struct {
 func Discover(h Host) ([]Endpoint, []Problem) {
 	if h.Env == nil {
 		h.Env = func(string) (string, bool) { return "", false }
+	}
+	if h.GOOS == "" {
+		h.GOOS = runtime.GOOS
 	}
 	if h.Open == nil {
 		h.Open = os.OpenRoot
@@ -328,7 +333,7 @@ func (s *search) result() []Endpoint {
 	taken := map[string]bool{}
 	var out []Endpoint
 	for _, k := range kept {
-		k.Name = unique(k.Name, k.Provider, taken)
+		k.Name, k.Chosen = unique(k.Name, k.Provider, taken), k.chosen
 		taken[k.Name] = true
 		out = append(out, k.Endpoint)
 	}
@@ -347,11 +352,16 @@ func unique(name, provider string, taken map[string]bool) string {
 		}
 	}
 	for i := 2; ; i++ {
-		n := "-" + strconv.Itoa(i)
-		if n = strings.TrimRight(name[:min(len(name), 63-len(n))], "-") + n; !taken[n] {
+		if n := Numbered(name, i); !taken[n] {
 			return n
 		}
 	}
+}
+
+// Numbered is the nth of those who would all be called name, a DNS label.
+func Numbered(name string, n int) string {
+	s := "-" + strconv.Itoa(n)
+	return strings.TrimRight(name[:min(len(name), 63-len(s))], "-") + s
 }
 
 func label(s string) string {
@@ -367,6 +377,8 @@ func label(s string) string {
 	s = strings.TrimLeft(s, "-")
 	return strings.TrimRight(s[:min(len(s), 63)], "-")
 }
+
+var errNotFolder = errors.New("not a folder")
 
 var errSSH = errors.New("ssh:// endpoints are not spoken yet")
 
@@ -503,7 +515,7 @@ func (f folder) list() ([]string, error) {
 		return nil, err
 	}
 	if !fi.IsDir() {
-		return nil, errors.New("not a folder")
+		return nil, errNotFolder
 	}
 	d, err := f.root.OpenFile(f.at, os.O_RDONLY|openNonblock, 0)
 	if err != nil {

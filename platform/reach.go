@@ -87,6 +87,7 @@ type EngineFacts struct {
 	Host    netip.Addr     // the API's address otherwise; zero when its name does not resolve
 	System  string         // Docker's OperatingSystem: "Docker Desktop", "OrbStack", ...
 	Subnets []netip.Prefix // of its bridge networks
+	Known   Endpoint       // where it was found, if nobody named it: its product may be known for one reach
 }
 
 // Decide chooses the reach for an engine. It is pure: links are this host's addresses.
@@ -106,6 +107,9 @@ func Decide(f EngineFacts, links []Link) Reach {
 	}
 	if f.System == "OrbStack" {
 		return Reach{Kind: Native, Why: "OrbStack routes to its containers itself"}
+	}
+	if f.Known.Reach != "" {
+		return Reach{Kind: f.Known.Reach, Why: f.Known.Why}
 	}
 	f.Host = f.Host.Unmap()
 	if f.Socket || f.Host.IsLoopback() || isOwn(f.Host, links) {

@@ -12,8 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,6 +37,9 @@ type Endpoint struct {
 	Name  string `json:"name"`            // unique among the watched engines, a DNS label
 	URL   string `json:"url"`             // unix:///path, tcp://host:port
 	Certs string `json:"certs,omitempty"` // folder with ca.pem, cert.pem, key.pem; empty means no TLS
+	// Home is that of the user whose files told all this: no link leads out of it to certificates that are not the user's.
+	// Empty: whoever runs fairlead told.
+	Home string `json:"home,omitempty"`
 }
 
 // ParseEndpoint reads "[NAME=]URL". A tcp URL may end in "?certs=DIR" to be spoken to by TLS. Without NAME the engine is
@@ -127,14 +128,13 @@ type connection struct {
 func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.pace.call)
 	defer cancel()
-	opts := []client.Opt{client.WithHost(e.URL)}
+	transport := &http.Transport{MaxIdleConns: 6, IdleConnTimeout: 30 * time.Second} // as the client's own
+	opts := []client.Opt{client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}), client.WithHost(e.URL)}
 	if e.Certs != "" {
-		for _, f := range []string{"ca.pem", "cert.pem", "key.pem"} {
-			if _, err := os.Stat(filepath.Join(e.Certs, f)); err != nil {
-				return nil, fmt.Errorf("reading TLS certificates: %w", err)
-			}
+		var err error
+		if transport.TLSClientConfig, err = e.tls(); err != nil {
+			return nil, fmt.Errorf("reading TLS certificates: %w", err)
 		}
-		opts = append(opts, client.WithTLSClientConfig(filepath.Join(e.Certs, "ca.pem"), filepath.Join(e.Certs, "cert.pem"), filepath.Join(e.Certs, "key.pem")))
 	}
 	c, err := client.NewClientWithOpts(opts...)
 	if err != nil {
@@ -142,7 +142,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	}
 	h := c.HTTPClient()
 	h.Transport = bounded{h.Transport}
-	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned TLS and dialling from its own
+	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned how to dial
 		return nil, err
 	}
 	ping, err := c.Ping(ctx)
