@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -21,11 +22,14 @@ import (
 
 // Config is what the user asked for, checked.
 type Config struct {
-	Engines   []EngineConfig // in order of priority, names are unique
-	Domains   []string       // lower-case, without dots at the ends
-	DNSListen netip.AddrPort // zero: the resolver method's own default
-	Resolver  string         // a word that resolver.Detect takes
-	Allow     []netip.Prefix // public or otherwise unusual container subnets that may be routed all the same
+	Engines   []EngineConfig    // in order of priority, names are unique; none: they are discovered
+	Gateways  []GatewayFor      // for discovered engines
+	Homes     []string          // whose files tell of engines; none: platform.Homes, at each look
+	DockerEnv map[string]string // of platform.Variables, where engines are discovered
+	Domains   []string          // lower-case, without dots at the ends
+	DNSListen netip.AddrPort    // zero: the resolver method's own default
+	Resolver  string            // a word that resolver.Detect takes
+	Allow     []netip.Prefix    // public or otherwise unusual container subnets that may be routed all the same
 	StateDir  string
 	Control   string
 	LogLevel  slog.Level
@@ -36,6 +40,12 @@ type Config struct {
 type EngineConfig struct {
 	engine.Endpoint
 	Gateway string // "auto", "native", "tunnel" or the VM's address
+}
+
+// GatewayFor says how packets reach one engine's containers.
+type GatewayFor struct {
+	Engine string // empty: of any that is not named, and an address of the first
+	Where  string // as EngineConfig.Gateway
 }
 
 // Key is one setting: a flag --Name, a variable FAIRLEAD_NAME and a key of the config file.
@@ -49,7 +59,9 @@ type Key struct {
 
 // Keys are all settings, in the order in which they are shown.
 var Keys = []Key{
-	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR] (repeatable; default: $DOCKER_HOST, else " + platform.DefaultEngine + ")"},
+	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR] (repeatable; default: all that are found, $DOCKER_HOST first)"},
+	{Name: "home", Multi: true, Arg: "DIR", Help: "the home of a user whose docker contexts and VMs are looked for (repeatable; default: yours, and that of the user at the screen)"},
+	{Name: "docker-env", Multi: true, Arg: "NAME=VALUE", Help: "a variable of docker's or of a VM tool's, as the shell of its user has it (repeatable; default: those of this shell)"},
 	{Name: "gateway", Multi: true, Arg: "[NAME=]WHERE", Help: "how packets reach an engine's containers: auto, native, tunnel or the VM's address (repeatable; default auto)"},
 	{Name: "domain", Multi: true, Default: "docker", Arg: "DOMAIN", Help: "a domain to serve (repeatable)"},
 	{Name: "dns-listen", Arg: "ADDR:PORT", Help: "where the DNS server listens (default: what the resolver method can point at)"},
@@ -167,7 +179,7 @@ func distance(a, b string) int {
 }
 
 // Load checks the settings. The first source that has a setting wins; defaults come last. dockerEnv looks up DOCKER_HOST
-// and its companions, which name the engine when no setting does.
+// and the other platform.Variables, which tell of engines when no setting names one.
 func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, error) {
 	get := func(name string) []string {
 		k := Keys[slices.IndexFunc(Keys, func(k Key) bool { return k.Name == name })]
@@ -189,8 +201,16 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	}
 	var c Config
 	var err error
-	if c.Engines, err = loadEngines(get("engine"), get("gateway"), dockerEnv); err != nil {
+	if c.Engines, err = loadEngines(get("engine")); err != nil {
 		return c, err
+	}
+	if err := c.loadGateways(get("gateway")); err != nil {
+		return c, err
+	}
+	if len(c.Engines) == 0 {
+		if err := c.loadDiscovery(get("home"), get("docker-env"), dockerEnv); err != nil {
+			return c, err
+		}
 	}
 	for _, d := range get("domain") {
 		d = strings.ToLower(strings.Trim(d, "."))
@@ -242,28 +262,12 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	return c, nil
 }
 
-func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool)) ([]EngineConfig, error) {
-	certs := ""
-	if len(urls) == 0 {
-		host := platform.DefaultEngine
-		if v, ok := dockerEnv("DOCKER_HOST"); ok && v != "" {
-			host = v
-			if verify, _ := dockerEnv("DOCKER_TLS_VERIFY"); verify != "" {
-				if certs, _ = dockerEnv("DOCKER_CERT_PATH"); certs == "" && strings.HasPrefix(host, "tcp:") {
-					return nil, usage("say where ca.pem, cert.pem and key.pem are: export DOCKER_CERT_PATH=DIR", "DOCKER_TLS_VERIFY asks for TLS, and DOCKER_CERT_PATH is not set")
-				}
-			}
-		}
-		urls = []string{host}
-	}
+func loadEngines(urls []string) ([]EngineConfig, error) {
 	var engines []EngineConfig
 	for _, u := range urls {
 		ep, err := engine.ParseEndpoint(u, "default")
 		if err != nil {
 			return nil, usage("an engine is written: --engine dev=tcp://192.168.99.100:2376", "%w", err)
-		}
-		if ep.Certs == "" && strings.HasPrefix(ep.URL, "tcp:") {
-			ep.Certs = certs
 		}
 		ep.Name = strings.ToLower(ep.Name)
 		if !dnsserver.ValidName(ep.Name) || strings.Contains(ep.Name, ".") {
@@ -276,34 +280,92 @@ func loadEngines(urls, gateways []string, dockerEnv func(string) (string, bool))
 		}
 		engines = append(engines, EngineConfig{Endpoint: ep, Gateway: "auto"})
 	}
+	return engines, nil
+}
+
+// loadGateways gives the engines that are named their gateways, and keeps them for those that are yet to be found.
+func (c *Config) loadGateways(gateways []string) error {
 	for _, g := range gateways {
 		name, where, named := strings.Cut(g, "=")
 		if !named {
-			where = g
+			name, where = "", g
 		}
+		kind := true
 		switch where {
 		case "auto", "native", "tunnel":
 		default:
+			kind = false
 			via, err := netip.ParseAddr(where)
 			if err != nil {
-				return nil, usage("a gateway is written: --gateway 192.168.99.100", "gateway %q is neither an address nor auto, native or tunnel", where)
+				return usage("a gateway is written: --gateway 192.168.99.100", "gateway %q is neither an address nor auto, native or tunnel", where)
 			}
 			where = via.Unmap().String()
 		}
+		if len(c.Engines) == 0 {
+			c.Gateways = append(c.Gateways, GatewayFor{Engine: strings.ToLower(name), Where: where})
+			continue
+		}
 		found := false
-		for i := range engines {
-			if !named || engines[i].Name == strings.ToLower(name) {
-				engines[i].Gateway, found = where, true
+		for i := range c.Engines {
+			if !named || c.Engines[i].Name == strings.ToLower(name) {
+				c.Engines[i].Gateway, found = where, true
 			}
 		}
 		if !found {
-			return nil, usage("name an engine that --engine gives", "gateway %q is for an engine that is not watched", g)
+			return usage("name an engine that --engine gives", "gateway %q is for an engine that is not watched", g)
 		}
-		if !named && len(engines) > 1 && where != "auto" && where != "native" && where != "tunnel" {
-			return nil, usage("say for which: --gateway NAME="+where, "one gateway cannot serve %d engines", len(engines))
+		if !named && len(c.Engines) > 1 && !kind {
+			return usage("say for which: --gateway NAME="+where, "one gateway cannot serve %d engines", len(c.Engines))
 		}
 	}
-	return engines, nil
+	return nil
+}
+
+// gateway is what was told for an engine that was found.
+func (c *Config) gateway(name string, first bool) string {
+	told := "auto"
+	for _, g := range c.Gateways {
+		_, err := netip.ParseAddr(g.Where)
+		if g.Engine == name || g.Engine == "" && (err != nil || first) {
+			told = g.Where
+		}
+	}
+	return told
+}
+
+// loadDiscovery notes where engines are to be looked for.
+func (c *Config) loadDiscovery(homes, variables []string, dockerEnv func(string) (string, bool)) error {
+	for _, h := range homes {
+		if !filepath.IsAbs(h) {
+			return usage("a home is written: --home /Users/me", "home %q is no absolute path", h)
+		}
+		c.Homes = append(c.Homes, filepath.Clean(h))
+	}
+	c.DockerEnv = map[string]string{}
+	for _, name := range platform.Variables {
+		if v, ok := dockerEnv(name); ok && v != "" {
+			c.DockerEnv[name] = v
+		}
+	}
+	for _, v := range variables {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok || !slices.Contains(platform.Variables, name) {
+			return usage("a variable is written: --docker-env DOCKER_CONTEXT=colima", "docker-env %q is none of %s", v, strings.Join(platform.Variables, ", "))
+		}
+		c.DockerEnv[name] = value
+	}
+	host := c.DockerEnv["DOCKER_HOST"]
+	if host == "" {
+		return nil
+	}
+	// Whoever sets it expects to be told here and now that it is wrong.
+	if _, err := engine.ParseEndpoint(host, "default"); err != nil {
+		return usage("DOCKER_HOST is written as docker takes it: tcp://192.168.99.100:2376", "DOCKER_HOST: %w", err)
+	}
+	if strings.HasPrefix(host, "tcp:") && c.DockerEnv["DOCKER_TLS_VERIFY"] != "" && c.DockerEnv["DOCKER_CERT_PATH"] == "" {
+		return usage("say where ca.pem, cert.pem and key.pem are: export DOCKER_CERT_PATH=DIR", "DOCKER_TLS_VERIFY asks for TLS, and DOCKER_CERT_PATH is not set")
+	}
+	return nil
 }
 
 // Sample is a commented config file with every key.
@@ -325,7 +387,7 @@ func Sample() string {
 
 // Settings are the effective values, as a config file would give them.
 func (c Config) Settings() map[string]any {
-	var engines, gateways, allow []string
+	var engines, gateways, allow, env []string
 	for _, e := range c.Engines {
 		at := e.URL
 		if e.Certs != "" {
@@ -334,18 +396,26 @@ func (c Config) Settings() map[string]any {
 		engines = append(engines, e.Name+"="+at)
 		gateways = append(gateways, e.Name+"="+e.Gateway)
 	}
+	for _, g := range c.Gateways {
+		gateways = append(gateways, strings.TrimPrefix(g.Engine+"="+g.Where, "="))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.DockerEnv)) {
+		env = append(env, name+"="+c.DockerEnv[name])
+	}
 	for _, p := range c.Allow {
 		allow = append(allow, p.String())
 	}
 	s := map[string]any{
-		"engine": engines, "gateway": gateways, "domain": c.Domains, "resolver": c.Resolver, "state-dir": c.StateDir,
+		"domain": c.Domains, "resolver": c.Resolver, "state-dir": c.StateDir,
 		"control": c.Control, "log-level": strings.ToLower(c.LogLevel.String()), "log-format": c.LogFormat,
 	}
 	if c.DNSListen.IsValid() {
 		s["dns-listen"] = c.DNSListen.String()
 	}
-	if allow != nil {
-		s["allow-subnet"] = allow
+	for name, v := range map[string][]string{"engine": engines, "gateway": gateways, "home": c.Homes, "docker-env": env, "allow-subnet": allow} {
+		if v != nil {
+			s[name] = v
+		}
 	}
 	return s
 }

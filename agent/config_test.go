@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/dnsserver"
-	"github.com/fairlead-dev/fairlead/platform"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -63,6 +62,8 @@ func fileSource(t *testing.T, text string) Source {
 // examples are two values of each key, that the other settings' defaults allow on every OS.
 var examples = map[string][2]string{
 	"engine":       {"dev=tcp://192.168.99.100:2375", "a=unix:///a.sock,b=unix:///b.sock"},
+	"home":         {os.TempDir(), os.TempDir() + "," + filepath.Join(os.TempDir(), "b")},
+	"docker-env":   {"DOCKER_CONTEXT=colima", "DOCKER_HOST=unix:///a.sock,TMPDIR=/t"},
 	"gateway":      {"default=tunnel", "default=192.168.99.100"},
 	"domain":       {"test", "docker,shop.example"},
 	"dns-listen":   {"127.0.0.1:53", "[::1]:5353"},
@@ -171,7 +172,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"gateway", "192.168.99", "neither an address nor", "--gateway 192.168.99.100"},
 		{"gateway", "", "neither an address nor", "--gateway 192.168.99.100"},
 		{"gateway", "default=", "neither an address nor", "--gateway 192.168.99.100"},
-		{"gateway", "test=192.168.99.100", "not watched", "--engine"},
+		{"home", "me", "no absolute path", "--home /Users/me"},
+		{"docker-env", "DOCKER_HOST", "is none of", "--docker-env DOCKER_CONTEXT=colima"},
+		{"docker-env", "PATH=/bin", "is none of", "--docker-env DOCKER_CONTEXT=colima"},
+		{"docker-env", "DOCKER_HOST=nowhere", "not a URL", "DOCKER_HOST is written"},
 		{"domain", "", "no DNS name", "--domain docker"},
 		{"domain", ".", "no DNS name", "--domain docker"},
 		{"domain", "a b", "no DNS name", "--domain docker"},
@@ -197,7 +201,9 @@ func TestLoadRefuses(t *testing.T) {
 		_, err := Load(environment(), given(tt.name, tt.value))
 		refused(t, fmt.Sprintf("%s %q", tt.name, tt.value), err, tt.err, tt.hint)
 	}
-	_, err := Load(environment(), given("gateway", "192.168.99.100"), given("engine", "a=unix:///a,b=unix:///b"))
+	_, err := Load(environment(), given("gateway", "test=192.168.99.100"), given("engine", "unix:///a"))
+	refused(t, "a gateway for an engine that nobody named", err, "not watched", "--engine")
+	_, err = Load(environment(), given("gateway", "192.168.99.100"), given("engine", "a=unix:///a,b=unix:///b"))
 	refused(t, "one gateway for two engines", err, "cannot serve 2 engines", "--gateway NAME=192.168.99.100")
 }
 
@@ -219,7 +225,7 @@ func TestFileRefuses(t *testing.T) {
 		{"dns_listen = \"x\"", "unknown key", "did you mean dns-listen?"},
 		{"dns_listem = \"x\"", "unknown key", "did you mean dns-listen?"},
 		{"Engine = \"x\"", "unknown key", "did you mean engine?"},
-		{"\"a\\nb\" = \"x\"", `unknown key "a\nb"`, "keys are: engine, gateway, "},
+		{"\"a\\nb\" = \"x\"", `unknown key "a\nb"`, "keys are: engine, home, "},
 		{"[engine]\nurl = \"x\"", "takes a string", "engine = \"...\""},
 		{"resolver = [\"auto\"]", "one value, not a list", "resolver = \"...\""},
 		{"domain = [1]", "takes strings", "domain = [\"...\"]"},
@@ -248,40 +254,61 @@ func TestFileRefuses(t *testing.T) {
 	refused(t, "a folder", err, "reading the config file", "fairlead config init")
 }
 
+// TestDockerEnv: without a named engine the shell's variables tell of some, and are read at once where they cannot be meant.
 func TestDockerEnv(t *testing.T) {
 	const tcp = "tcp://192.168.99.100:2376"
 	none := func(Key) ([]string, bool) { return nil, false }
 	for _, tt := range []struct {
-		name       string
-		env        func(string) (string, bool)
-		source     Source
-		url, certs string
+		name   string
+		env    func(string) (string, bool)
+		source Source
+		want   map[string]string // nil: engines are named
 	}{
-		{"nothing", environment(), none, platform.DefaultEngine, ""},
-		{"empty", environment("DOCKER_HOST", ""), none, platform.DefaultEngine, ""},
-		{"socket", environment("DOCKER_HOST", "unix:///x.sock"), none, "unix:///x.sock", ""},
-		{"no TLS", environment("DOCKER_HOST", tcp), none, tcp, ""},
-		{"path alone is no TLS", environment("DOCKER_HOST", tcp, "DOCKER_CERT_PATH", "/c"), none, tcp, ""},
-		{"TLS", environment("DOCKER_HOST", tcp, "DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), none, tcp, "/c"},
-		{"TLS over a socket", environment("DOCKER_HOST", "unix:///x.sock", "DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), none, "unix:///x.sock", ""},
-		{"TLS without a host", environment("DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), none, platform.DefaultEngine, ""},
-		{"an engine that was named", environment("DOCKER_HOST", tcp, "DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), given("engine", "tcp://10.0.0.1:2375"), "tcp://10.0.0.1:2375", ""},
-		{"its own certificates", environment("DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), given("engine", "tcp://10.0.0.1:2376?certs=/d"), "tcp://10.0.0.1:2376", "/d"},
+		{"nothing", environment(), none, map[string]string{}},
+		{"empty", environment("DOCKER_HOST", ""), none, map[string]string{}},
+		{"nobody's", environment("PATH", "/bin"), none, map[string]string{}},
+		{"socket", environment("DOCKER_HOST", "unix:///x.sock"), none, map[string]string{"DOCKER_HOST": "unix:///x.sock"}},
+		{"TLS", environment("DOCKER_HOST", tcp, "DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/c"), none,
+			map[string]string{"DOCKER_HOST": tcp, "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/c"}},
+		{"a setting beats the shell", environment("DOCKER_CONTEXT", "a"), given("docker-env", "DOCKER_CONTEXT=b"), map[string]string{"DOCKER_CONTEXT": "b"}},
+		{"an engine that was named", environment("DOCKER_HOST", "nowhere"), given("engine", "tcp://10.0.0.1:2375"), nil},
 	} {
 		c, err := Load(tt.env, tt.source)
-		if err != nil || len(c.Engines) != 1 {
-			t.Errorf("%s: %v, %v", tt.name, c.Engines, err)
-			continue
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
 		}
-		if e := c.Engines[0]; e.Name != "default" || e.URL != tt.url || e.Certs != tt.certs || e.Gateway != "auto" {
-			t.Errorf("%s: %+v, want %s with %q", tt.name, e, tt.url, tt.certs)
+		if d := cmp.Diff(tt.want, c.DockerEnv); d != "" || (len(c.Engines) == 0) != (tt.want != nil) {
+			t.Errorf("%s: %v, %s", tt.name, c.Engines, d)
 		}
 	}
 
 	_, err := Load(environment("DOCKER_HOST", tcp, "DOCKER_TLS_VERIFY", "1"))
 	refused(t, "TLS that was asked for is not left out", err, "DOCKER_CERT_PATH is not set", "export DOCKER_CERT_PATH=")
-	_, err = Load(environment("DOCKER_HOST", "ssh://vm"))
-	refused(t, "a DOCKER_HOST that is not spoken", err, "ssh:// is not spoken", "--engine")
+	_, err = Load(environment("DOCKER_HOST", "ftp://vm"))
+	refused(t, "a DOCKER_HOST that is not spoken", err, "ftp:// is not spoken", "tcp://")
+}
+
+// TestGateway: what is told of an engine by name counts for it alone, an address without a name for the first one found.
+func TestGateway(t *testing.T) {
+	for _, tt := range []struct{ told, first, dev string }{
+		{"", "auto", "auto"},
+		{"tunnel", "tunnel", "tunnel"},
+		{"192.168.99.100", "192.168.99.100", "auto"},
+		{"dev=192.168.99.100", "auto", "192.168.99.100"},
+		{"tunnel,Dev=native", "tunnel", "native"},
+	} {
+		var sources []Source
+		if tt.told != "" {
+			sources = append(sources, given("gateway", tt.told))
+		}
+		c, err := Load(environment(), sources...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first, dev := c.gateway("default", true), c.gateway("dev", false); first != tt.first || dev != tt.dev {
+			t.Errorf("%q: %s and %s, want %s and %s", tt.told, first, dev, tt.first, tt.dev)
+		}
+	}
 }
 
 func TestSample(t *testing.T) {

@@ -39,6 +39,7 @@ type Agent struct {
 	unlock  func()
 	wake    chan struct{} // a pass is due; holds one
 	forget  chan struct{} // the OS's cache is to be flushed; holds one
+	doubled chan struct{} // an engine turned out to be another by a second way; holds one
 
 	zone      *dnsserver.Zone
 	server    *dnsserver.Server // nil in Once
@@ -50,6 +51,8 @@ type Agent struct {
 
 	mu        sync.Mutex // guards what is below, and the journal
 	engines   []*watched
+	twins     map[string]string // endpoints of engines that are watched by another way, which is named
+	skipped   []Skipped
 	names     *directory
 	subnets   []Subnet
 	reverse   []string       // the served domains of addresses
@@ -72,6 +75,9 @@ type dirty struct{ routes, names, resolver bool }
 type watched struct {
 	cfg      EngineConfig
 	eng      *engine.Engine
+	found    *platform.Endpoint // nil when it was named
+	missed   int                // looks in a row that did not find it
+	twin     string             // the engine that it is by another way
 	priority int
 	kick     chan struct{} // the pilot's keeper should look again; holds one
 
@@ -110,16 +116,22 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j, unlock: unlock, names: newDirectory(),
-		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), passed: make(chan struct{}),
-		proofs: map[string]proven{},
+		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), passed: make(chan struct{}),
+		proofs: map[string]proven{}, twins: map[string]string{},
 	}
 	for i, e := range cfg.Engines {
-		a.engines = append(a.engines, &watched{
-			cfg: e, eng: engine.New(e.Endpoint, log), priority: i, err: errors.New("not heard yet"),
-			containers: map[string]engine.Container{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
-		})
+		w := newWatched(e, log)
+		w.priority = i
+		a.engines = append(a.engines, w)
 	}
 	return a, nil
+}
+
+func newWatched(cfg EngineConfig, log *slog.Logger) *watched {
+	return &watched{
+		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard,
+		containers: map[string]engine.Container{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
+	}
 }
 
 func permitted() error {
@@ -152,6 +164,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	defer a.unlock()
 	a.method, a.methodWhy = method, why
+	found, skipped := discover(cfg)
+	if err := stray(cfg, found); err != nil {
+		log.Warn("a setting waits for its engine", "err", err)
+	}
+	a.take(found, skipped)
 	if a.server, err = dnsserver.Listen(listen); err != nil {
 		return fmt.Errorf("serving DNS: %w", err)
 	}
@@ -180,10 +197,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	jobs.Go(func() {
 		a.hints(func(ctx context.Context, changed func()) error { return resolver.Watch(ctx, a.method, changed) }, work, "resolver", dirty{resolver: true})
 	})
-	for _, w := range a.engines {
-		jobs.Go(func() { w.eng.Watch(work, func(u engine.Update) { a.heard(w, u) }) })
-		jobs.Go(func() { a.keepPilot(work, w) })
-	}
+	jobs.Go(func() { a.keepEngines(work) })
 	jobs.Go(func() { a.keepForgetting(work) })
 	jobs.Go(func() { a.keepProving(work) })
 	jobs.Go(func() { a.loop(work) })
@@ -270,6 +284,14 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
 		w.connects++
 		w.closed = "" // its VM may be another by now
+	}
+	if w.found != nil && u.Networks != nil && !w.listed {
+		if w.twin = a.twinOf(w, u.Networks); w.twin != "" {
+			poke(a.doubled)
+		}
+	}
+	if w.twin != "" {
+		return // until it is given up
 	}
 	d := dirty{}
 	if u.Networks != nil {
@@ -429,6 +451,9 @@ func (w *watched) reachable(links []platform.Link) platform.Reach {
 
 func (w *watched) facts() platform.EngineFacts {
 	f := platform.EngineFacts{Told: w.cfg.Gateway, Host: w.host, System: w.info.System}
+	if w.found != nil {
+		f.Known = *w.found
+	}
 	if u, err := url.Parse(w.cfg.URL); err == nil {
 		f.Socket = u.Scheme != "tcp"
 	}

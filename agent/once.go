@@ -18,6 +18,10 @@ import (
 // TearDown or the host's next start. With dryRun it only says what it would do. The error is set when nothing could be
 // looked at; what was refused stands in the Status.
 func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dryRun bool) (Status, error) {
+	found, skipped := discover(cfg)
+	if err := stray(cfg, found); err != nil {
+		return Status{}, err
+	}
 	a, err := open(cfg, log, version)
 	if err != nil {
 		return Status{}, err
@@ -25,6 +29,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 	defer a.unlock()
 	a.method, a.methodWhy = resolver.None, "setup-network makes routes only"
 
+	a.take(found, skipped)
 	var wg sync.WaitGroup
 	for _, w := range a.engines {
 		wg.Go(func() {
@@ -36,6 +41,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 		})
 	}
 	wg.Wait()
+	a.engines = slices.DeleteFunc(a.engines, func(w *watched) bool { return w.twin != "" })
 	if !slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up }) {
 		w := a.engines[0]
 		return a.Status(), fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)

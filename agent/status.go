@@ -23,6 +23,7 @@ type Status struct {
 	Version  string         `json:"version"`
 	Paused   bool           `json:"paused,omitempty"` // by teardown-network
 	Engines  []EngineStatus `json:"engines"`
+	Skipped  []Skipped      `json:"skipped"` // what looks like an engine and cannot be used
 	Subnets  []Subnet       `json:"subnets"`
 	Resolver ResolverStatus `json:"resolver"`
 	DNS      DNSStatus      `json:"dns"`
@@ -34,6 +35,9 @@ type Status struct {
 type EngineStatus struct {
 	Name       string         `json:"name"`
 	URL        string         `json:"url"`
+	Found      string         `json:"found,omitempty"` // how, for one that nobody named
+	Expected   bool           `json:"expected"`        // it was named, or docker's own settings choose it
+	Also       []string       `json:"also,omitempty"`  // other endpoints that lead to it
 	Up         bool           `json:"up"`
 	Error      string         `json:"error,omitempty"`
 	Hint       string         `json:"hint,omitempty"`
@@ -100,11 +104,21 @@ func (a *Agent) Status() Status {
 
 func (a *Agent) status() Status {
 	s := Status{
-		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Subnets: a.asked(), Losers: []Loser{}, Problems: list(a.problems),
+		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Skipped: list(a.skipped), Subnets: a.asked(), Losers: []Loser{}, Problems: list(a.problems),
 		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked)},
 	}
 	for _, w := range a.engines {
-		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
+		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
+		if w.found != nil {
+			e.Found = w.found.Provider + ": " + oneLine(w.found.Why)
+		}
+		for at, name := range a.twins {
+			if name == w.cfg.Name {
+				url, _, _ := strings.Cut(at, " ")
+				e.Also = append(e.Also, url)
+			}
+		}
+		slices.Sort(e.Also)
 		if w.err != nil {
 			p := Explain(w.err)
 			e.Error, e.Hint = oneLine(p.Error()), p.Hint
@@ -167,7 +181,7 @@ func (a *Agent) losers(name string, list []*held, why string) []Loser {
 // Clean tells whether nothing was refused, failed or lost.
 func (s Status) Clean() bool {
 	for _, e := range s.Engines {
-		if !e.Up || e.Pilot != nil && !e.Pilot.Open {
+		if !e.Up && e.Expected || e.Up && e.Pilot != nil && !e.Pilot.Open {
 			return false
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,7 @@ func install(s *settings) *cobra.Command {
 upgrades the service in place.
 
 The service runs with the flags given here. It reads the config file too, but knows nothing of your shell: what FAIRLEAD_*
-variables and DOCKER_HOST say now is kept as flags. Mind that sudo may hide them: sudo -E fairlead install.`,
+and docker's variables say now is kept as flags, as is whose docker contexts and VMs it is to look for: yours. Mind that sudo may hide them: sudo -E fairlead install.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := s.load()
 			if err != nil {
@@ -201,7 +202,7 @@ func (s *settings) forService(cfg agent.Config) (flags, from []string, err error
 		}
 	}
 	shown := cfg.Settings()
-	engines := shown["engine"].([]string)
+	engines, _ := shown["engine"].([]string)
 	for _, k := range agent.Keys {
 		values := s.flags[k.Name].values
 		if values == nil {
@@ -211,15 +212,11 @@ func (s *settings) forService(cfg agent.Config) (flags, from []string, err error
 			}
 		}
 		switch {
-		case k.Name == "engine" && values == nil:
-			// Neither a flag nor a variable of ours: does it come from DOCKER_HOST?
-			without, err := s.loadFrom(func(string) (string, bool) { return "", false })
-			if err != nil {
-				return nil, nil, err
-			}
-			if !slices.Equal(without.Settings()["engine"].([]string), engines) {
-				values = engines
-				from = append(from, "DOCKER_HOST")
+		case k.Name == "docker-env":
+			values = nil
+			for _, name := range slices.Sorted(maps.Keys(cfg.DockerEnv)) {
+				values = append(values, name+"="+cfg.DockerEnv[name])
+				from = append(from, name)
 			}
 		case values == nil:
 		case k.Name == "engine":
@@ -235,6 +232,11 @@ func (s *settings) forService(cfg agent.Config) (flags, from []string, err error
 		}
 		for _, v := range values {
 			add(k.Name, v)
+		}
+	}
+	if len(cfg.Engines) == 0 && len(cfg.Homes) == 0 {
+		for _, h := range platform.Homes() {
+			add("home", h.Dir)
 		}
 	}
 	return flags, from, nil

@@ -176,10 +176,7 @@ func (s *settings) register(root *cobra.Command) {
 }
 
 // load merges flags, variables, the config file and defaults, in this order.
-func (s *settings) load() (agent.Config, error) { return s.loadFrom(os.LookupEnv) }
-
-// loadFrom is load with DOCKER_HOST and its companions from elsewhere.
-func (s *settings) loadFrom(dockerEnv func(string) (string, bool)) (agent.Config, error) {
+func (s *settings) load() (agent.Config, error) {
 	flags := func(k agent.Key) ([]string, bool) {
 		v := s.flags[k.Name].values
 		return v, v != nil
@@ -188,7 +185,7 @@ func (s *settings) loadFrom(dockerEnv func(string) (string, bool)) (agent.Config
 	if err != nil {
 		return agent.Config{}, err
 	}
-	return agent.Load(dockerEnv, flags, agent.FromEnv(os.LookupEnv), file)
+	return agent.Load(os.LookupEnv, flags, agent.FromEnv(os.LookupEnv), file)
 }
 
 // configFile is where the config file lies, and whether it was asked for.

@@ -118,9 +118,13 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 		}
 	}
 	for _, e := range st.Engines {
-		if e.Error != "" {
+		switch {
+		case e.Error == "":
+		case e.Expected:
 			fmt.Fprintf(w, "engine %s: %s\n", e.Name, e.Error)
 			hint(e.Hint)
+		default: // its VM is off, as a rule
+			fmt.Fprintf(w, "engine %s does not answer (%s)\n", e.Name, e.Found)
 		}
 		if !dryRun && e.Pilot != nil && !e.Pilot.Open {
 			why := e.Pilot.Error
@@ -136,6 +140,10 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 		if n.Verified.Result == agent.Silent {
 			hint("no packet comes back from there; fairlead doctor looks for the broken link")
 		}
+	}
+	for _, s := range st.Skipped {
+		fmt.Fprintf(w, "skipped %s: %s: %s\n", s.Provider, s.Path, s.Why)
+		hint(s.Hint)
 	}
 	for _, p := range st.Problems {
 		fmt.Fprintln(w, "problem:", p)

@@ -77,6 +77,8 @@ func printStatus(w io.Writer, st agent.Status) {
 		switch {
 		case e.Stale:
 			state = "lost (last known picture)"
+		case !e.Up && !e.Expected:
+			state = "does not run"
 		case !e.Up:
 			state = "down"
 		}
@@ -85,6 +87,12 @@ func printStatus(w io.Writer, st agent.Status) {
 			fmt.Fprintf(w, ", Docker %s (API %s), %d networks, %d containers", e.Info.Version, e.Info.API, e.Networks, e.Containers)
 		}
 		fmt.Fprintln(w)
+		if e.Found != "" {
+			fmt.Fprintf(w, "found    %s: %s\n", e.Name, e.Found)
+		}
+		for _, url := range e.Also {
+			fmt.Fprintf(w, "found    %s: %s leads there, too\n", e.Name, url)
+		}
 		switch e.Reach.Kind {
 		case "":
 		case platform.Gateway:

@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+var errNotHeard = errors.New("not heard yet")
+
+const (
+	discoverEvery = 5 * time.Second // a look costs a few hundred file operations
+	goneAfter     = 6               // looks in vain for an engine that does not answer either
+)
+
+// Skipped is what looks like an engine and cannot be used.
+type Skipped struct {
+	Provider string `json:"provider"`
+	Path     string `json:"path"`
+	Why      string `json:"why"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// discover looks for engines as the settings say; there are none where they name some. With none anywhere, docker's default
+// is one to wait for.
+func discover(cfg Config) ([]platform.Endpoint, []Skipped) {
+	if len(cfg.Engines) > 0 {
+		return nil, nil
+	}
+	var skipped []Skipped
+	h := platform.Host{Env: func(name string) (string, bool) { v, ok := cfg.DockerEnv[name]; return v, ok }}
+	for _, dir := range cfg.Homes {
+		home, err := platform.HomeAt(dir)
+		if err != nil {
+			skipped = append(skipped, Skipped{Provider: "home", Path: dir, Why: oneLine(err.Error()), Hint: "name the home of who runs docker: --home DIR"})
+			continue
+		}
+		h.Homes = append(h.Homes, home)
+	}
+	if len(cfg.Homes) == 0 {
+		h.Homes = platform.Homes()
+	}
+	found, problems := platform.Discover(h)
+	for _, p := range problems {
+		skipped = append(skipped, Skipped{Provider: p.Provider, Path: oneLine(p.Path), Why: oneLine(p.Err.Error()), Hint: oneLine(p.Hint)})
+	}
+	if len(found) == 0 {
+		found = append(found, platform.Endpoint{Name: "default", URL: platform.DefaultEngine, Provider: "native", Chosen: true, Why: "no other engine is found"})
+	}
+	return found, skipped
+}
+
+// stray is about a setting for an engine that is not there.
+func stray(cfg Config, found []platform.Endpoint) error {
+	var names []string
+	for _, f := range found {
+		names = append(names, f.Name)
+	}
+	for _, g := range cfg.Gateways {
+		if g.Engine != "" && !slices.Contains(names, g.Engine) {
+			return usage("name the engine with --engine NAME=URL, or choose one of these", "gateway %q is for an engine that is not found; found are: %s", g.Engine+"="+g.Where, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// take takes up what discover has found before the work begins.
+func (a *Agent) take(found []platform.Endpoint, skipped []Skipped) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.skipped = skipped
+	for _, s := range skipped {
+		a.log.Warn("engine skipped", "provider", s.Provider, "path", s.Path, "why", s.Why, "hint", s.Hint)
+	}
+	for _, f := range found {
+		a.watch(f)
+	}
+}
+
+// watch adds an engine that was found. No two have one name, and the later has less priority.
+func (a *Agent) watch(f platform.Endpoint) *watched {
+	name := f.Name
+	for n := 2; slices.ContainsFunc(a.engines, func(w *watched) bool { return w.cfg.Name == name }); n++ {
+		name = platform.Numbered(f.Name, n)
+	}
+	ep := engine.Endpoint{Name: name, URL: f.URL, Certs: f.Certs, Home: f.Home}
+	w := newWatched(EngineConfig{Endpoint: ep, Gateway: a.cfg.gateway(name, len(a.engines) == 0)}, a.log)
+	w.found = &f
+	for _, other := range a.engines {
+		w.priority = max(w.priority, other.priority+1)
+	}
+	a.engines = append(a.engines, w)
+	return w
+}
+
+// keepEngines runs the watch and the pilot of every engine until ctx ends. Where engines are discovered it takes up those
+// that appear, and gives up those that are gone.
+func (a *Agent) keepEngines(ctx context.Context) {
+	ends := map[*watched]func(){}
+	begin := func(w *watched) {
+		ctx, cancel := context.WithCancel(ctx)
+		var jobs sync.WaitGroup
+		jobs.Go(func() { w.eng.Watch(ctx, func(u engine.Update) { a.heard(w, u) }) })
+		jobs.Go(func() { a.keepPilot(ctx, w) })
+		ends[w] = func() { cancel(); jobs.Wait() }
+	}
+	for _, w := range a.engines { // nobody else changes the list
+		begin(w)
+	}
+	var look <-chan time.Time
+	if len(a.cfg.Engines) == 0 {
+		tick := time.NewTicker(discoverEvery)
+		defer tick.Stop()
+		look = tick.C
+	}
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			continue
+		case <-look:
+		case <-a.doubled:
+		}
+		found, skipped := discover(a.cfg)
+		a.mu.Lock()
+		fresh, gone := a.compare(found)
+		a.skipped = skipped
+		a.mu.Unlock()
+		for _, w := range gone {
+			a.log.Info("engine gone", "engine", w.cfg.Name, "url", w.cfg.URL, "same as", w.twin)
+			ends[w]()
+			delete(ends, w)
+			a.unwatch(ctx, w)
+		}
+		for _, f := range fresh {
+			a.mu.Lock()
+			w := a.watch(f)
+			a.renameAll()
+			a.mu.Unlock()
+			a.log.Info("engine appeared", "engine", w.cfg.Name, "url", w.cfg.URL, "provider", f.Provider, "why", f.Why)
+			begin(w)
+		}
+	}
+	for _, end := range ends {
+		end()
+	}
+}
+
+// compare tells which engines were found that are not watched, and which watched ones are to be given up: those that no file
+// tells of any more and that do not answer, and those that are another one by a second way.
+func (a *Agent) compare(found []platform.Endpoint) (fresh []platform.Endpoint, gone []*watched) {
+	for _, w := range a.engines {
+		i := slices.IndexFunc(found, w.is)
+		moved := slices.ContainsFunc(found, func(f platform.Endpoint) bool { return f.Name == w.found.Name && f.Provider == w.found.Provider })
+		switch {
+		case w.twin != "":
+			a.twins[w.found.URL+" "+w.found.Certs] = w.twin
+			gone = append(gone, w)
+		case i >= 0:
+			w.found, w.missed = &found[i], 0
+		case w.up:
+			w.missed = 0
+		default:
+			if w.missed++; w.missed >= goneAfter || moved { // a VM that has another address now
+				gone = append(gone, w)
+			}
+		}
+	}
+	for _, f := range found {
+		key := f.URL + " " + f.Certs
+		if slices.ContainsFunc(a.engines, func(w *watched) bool { return w.is(f) }) {
+			continue
+		}
+		if slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up && w.cfg.Name == a.twins[key] }) {
+			continue
+		}
+		delete(a.twins, key)
+		fresh = append(fresh, f)
+	}
+	return fresh, gone
+}
+
+// is tells whether f is the endpoint at which w was found.
+func (w *watched) is(f platform.Endpoint) bool {
+	return w.found.URL == f.URL && w.found.Certs == f.Certs
+}
+
+// twinOf names the engine that w is by another way: one with which it shares a bridge network, whose id is random.
+func (a *Agent) twinOf(w *watched, networks []engine.Network) string {
+	for _, other := range a.engines {
+		if other == w {
+			return "" // the later one gives way
+		}
+		for _, n := range networks {
+			if n.Driver == "bridge" && other.up && slices.ContainsFunc(other.networks, func(o engine.Network) bool { return o.ID == n.ID }) {
+				return other.cfg.Name
+			}
+		}
+	}
+	return ""
+}
+
+// unwatch takes an engine out: its names go first, its routes after them.
+func (a *Agent) unwatch(ctx context.Context, w *watched) {
+	a.mu.Lock()
+	for id := range w.containers {
+		w.changed[id] = true
+	}
+	clear(w.containers)
+	passed := a.passed
+	a.markLocked(dirty{names: true})
+	a.mu.Unlock()
+	select {
+	case <-passed:
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.engines = slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w })
+	// A VM that is gone has nothing open; a twin's is the other's.
+	if err := a.journal.change(func(d *journalDoc) {
+		d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e == w.cfg.Endpoint })
+	}); err != nil {
+		a.problem("journal", err)
+	}
+	a.renameAll()
+	a.markLocked(dirty{routes: true})
+}
+
+// renameAll has all names decided anew: what one engine is called matters once there are several.
+func (a *Agent) renameAll() { a.markLocked(dirty{names: true}) }
