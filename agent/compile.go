@@ -13,7 +13,8 @@ import (
 	"github.com/fairlead-dev/fairlead/routes"
 )
 
-// State is what became of a subnet. Containers in it are reachable in the states Installed, Foreign and Native.
+// State is what became of a subnet. Containers in it are reachable in the states Installed, Foreign and Native,
+// and in OnLink once one has answered.
 type State string
 
 // The states of a subnet.
@@ -22,9 +23,12 @@ const (
 	Installed   State = "installed"   // its route is in the OS's table, and ours
 	Foreign     State = "foreign"     // somebody else made exactly the route that we want
 	Native      State = "native"      // reachable without a route
+	OnLink      State = "on-link"     // its containers are this host's neighbours: if one answers, it is reachable without a route
 	Refused     State = "refused"     // policy forbids the route, Why says which
+	Closed      State = "closed"      // its route is there, and the VM lets nothing through to it; Why says why
 	Failed      State = "failed"      // the OS did not take the route
-	Unreachable State = "unreachable" // no way is known for this kind of network
+	NoWay       State = "no way"      // what leads to it is missing now, such as a tunnel that is not up; Why says what
+	Unreachable State = "unreachable" // by its nature: nothing leads to this kind of network, and nothing is to be mended
 )
 
 // Subnet is the decision about one subnet of one engine's network.
@@ -37,8 +41,9 @@ type Subnet struct {
 	Route     routes.Route `json:"route,omitzero"`
 	Why       string       `json:"why,omitempty"`
 	Hint      string       `json:"hint,omitempty"`
-	Verified  Proof        `json:"verified,omitzero"` // what became of the last real packet that went this way
-	Peers     []Peer       `json:"peers,omitempty"`   // who can be asked, where it should be reachable
+	Internal  bool         `json:"internal,omitempty"` // made by: docker network create --internal
+	Verified  Proof        `json:"verified,omitzero"`  // what became of the last real packet that went this way
+	Peers     []Peer       `json:"peers,omitempty"`    // who can be asked, where it should be reachable
 }
 
 // String says whose the subnet is: "172.17.0.0/16 of network bridge of engine dev".
@@ -90,7 +95,7 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 		})
 		for _, n := range nets {
 			for _, p := range n.Subnets {
-				s := Subnet{Engine: v.name, Network: shown(n.Name), NetworkID: n.ID, Prefix: p}
+				s := Subnet{Engine: v.name, Network: shown(n.Name), NetworkID: n.ID, Prefix: p, Internal: n.Internal}
 				decide(&s, n, v.reach, allow, host, taken)
 				if s.State == Wanted || s.State == Native {
 					taken = append(taken, s)
@@ -119,9 +124,12 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	if s.Prefix.Addr().Is4() {
 		mode = "com.docker.network.bridge.gateway_mode_ipv4"
 	}
-	switch {
+	switch neighbours := besides(n, s.Prefix, reach, host.links); {
+	case neighbours != "":
+		s.State, s.Why = OnLink, "its containers are neighbours of this host on "+neighbours
+		return
 	case n.Driver != "bridge":
-		s.State, s.Why = Unreachable, fmt.Sprintf("%s networks cannot be reached by a route", shown(n.Driver))
+		s.State, s.Why = Unreachable, apart(n.Driver)
 		return
 	case n.Options[mode] == "isolated":
 		s.State, s.Why = Unreachable, "an isolated network answers to nobody outside it, not even to its own VM"
@@ -136,21 +144,21 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		s.State, s.Why = Native, reach.Why
 		return
 	case reach.Kind == platform.Tunnel && reach.Dev == "":
-		s.State, s.Why = Unreachable, "the tunnel is not up: "+reach.Why
+		s.State, s.Why = NoWay, "the tunnel is not up: "+reach.Why
 		s.Hint = "a tunnel lives as long as the agent: sudo fairlead run"
 		return
 	case reach.Kind == platform.Tunnel:
 		if s.Prefix.Addr().Is4() && !reach.Source.IsValid() || s.Prefix.Addr().Is6() && !reach.Source6.IsValid() {
-			s.State, s.Why = Unreachable, "the tunnel does not carry this IP version"
+			s.State, s.Why = NoWay, "the tunnel does not carry this IP version"
 			return
 		}
 		s.Route = routes.Route{Dst: s.Prefix, Dev: reach.Dev}
 	case reach.Kind != platform.Gateway:
-		s.State, s.Why = Unreachable, reach.Why
+		s.State, s.Why = NoWay, reach.Why
 		s.Hint = "name the VM's address: --gateway " + s.Engine + "=ADDR"
 		return
 	case s.Prefix.Addr().Is4() != reach.Via.Is4():
-		s.State, s.Why = Unreachable, fmt.Sprintf("the VM's address %v is of the other IP version", reach.Via)
+		s.State, s.Why = NoWay, fmt.Sprintf("the VM's address %v is of the other IP version", reach.Via)
 		s.Hint = "a tunnel carries both: --gateway " + s.Engine + "=tunnel"
 		return
 	default:
@@ -197,6 +205,31 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		return
 	}
 	s.State = Wanted
+}
+
+// besides is the interface of this host on which the containers of a macvlan or ipvlan network in the VM are its neighbours,
+// if there is one: their VM does not reach them, and they need no route.
+func besides(n engine.Network, p netip.Prefix, reach platform.Reach, links []platform.Link) string {
+	if n.Driver == "macvlan" || n.Driver == "ipvlan" {
+		for _, l := range links {
+			if reach.Kind == platform.Gateway && l.Dev == reach.Dev && l.Prefix.Masked() == p {
+				return l.Dev
+			}
+		}
+	}
+	return ""
+}
+
+// apart says why nothing leads to a driver's networks.
+func apart(driver string) string {
+	switch driver {
+	case "overlay":
+		return "an overlay network does not lead out of itself; its containers are reached at their addresses on docker_gwbridge"
+	case "macvlan", "ipvlan":
+		return driver + " keeps containers apart from their own machine"
+	default:
+		return fmt.Sprintf("%s networks do not lead by way of their machine", shown(driver))
+	}
 }
 
 // private tells whether p lies in a range that nobody on the Internet has: RFC 1918, RFC 6598, RFC 4193.

@@ -232,7 +232,7 @@ func TestCompilePolicy(t *testing.T) {
 				fail(s, "route %v is not by reach %v", s.Route, reach)
 			case s.State == Wanted && reach.Dev == "":
 				fail(s, "is routed with reach %v", reach)
-			case s.State == Unreachable && carries(reach, s.Prefix):
+			case s.State == NoWay && carries(reach, s.Prefix):
 				fail(s, "is out of reach (%s) with reach %v", s.Why, reach)
 			case s.State == Wanted && forbidden != "":
 				fail(s, "is routed though %s", forbidden)
@@ -240,9 +240,9 @@ func TestCompilePolicy(t *testing.T) {
 				fail(s, "is refused (%s) without a reason", s.Why)
 			case s.State == Refused && (s.Why == "" || s.Hint == ""):
 				fail(s, "is refused without a word")
-			case s.State == Unreachable && s.Why == "":
+			case (s.State == Unreachable || s.State == NoWay) && s.Why == "":
 				fail(s, "is out of reach without a word")
-			case !slices.Contains([]State{Wanted, Native, Refused, Unreachable}, s.State):
+			case !slices.Contains([]State{Wanted, Native, Refused, Unreachable, NoWay}, s.State):
 				fail(s, "state %q", s.State)
 			}
 			if s.State == Wanted || s.State == Native {

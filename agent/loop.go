@@ -369,13 +369,8 @@ func (a *Agent) problem(of string, err error) {
 // reachability changes whenever names may have to appear or vanish because of it.
 func (a *Agent) reachability() string {
 	var s string
-	for _, n := range a.subnets {
-		if n.Reachable() {
-			s += n.Engine + n.Prefix.String() + " "
-		}
-	}
 	for _, w := range a.engines {
-		s += fmt.Sprint(w.pilot.open, w.reach.Via)
+		s += fmt.Sprint(a.openSubnets(w), w.pilot.open, w.reach.Via)
 	}
 	return s
 }
@@ -639,14 +634,26 @@ func (a *Agent) openSubnets(w *watched) (open []netip.Prefix) {
 
 // isOpen tells whether packets get to an engine's subnet, as far as is known.
 func (a *Agent) isOpen(w *watched, s Subnet) bool {
-	return s.State == Native || w.pilot.open && s.Reachable()
+	switch {
+	case s.State == Native || !s.Reachable():
+		return s.State == Native
+	case s.State == OnLink:
+		p := a.proofs[s.key()]
+		return p.Result == Answered && p.about == w.way(s)
+	}
+	why, _ := w.pilot.shuts(s)
+	return w.pilot.open && why == ""
 }
 
 // passDomains makes the zone serve the reverse names of all addresses that can be reached, and tells whether that is new.
 func (a *Agent) passDomains() bool {
 	var open []netip.Prefix
 	for _, w := range a.engines {
-		open = append(open, a.openSubnets(w)...)
+		for _, s := range a.subnets {
+			if s.Engine == w.cfg.Name && s.State != OnLink && a.isOpen(w, s) { // on a link there are others, too
+				open = append(open, s.Prefix)
+			}
+		}
 	}
 	before := a.reverse
 	if a.reverse, a.noReverse = reverseDomains(open); slices.Equal(a.reverse, before) {

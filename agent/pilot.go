@@ -17,14 +17,39 @@ import (
 
 // pilotState is what an engine's pilot last reported.
 type pilotState struct {
-	open   bool // this host's packets get through the VM's firewall
+	open   bool         // this host's packets get through the VM's firewall
+	asked  []netip.Addr // the admission's Probe
 	report tunnel.Report
 	err    error
 }
 
+// shuts says why packets do not get to a subnet although the VM is open for others, and what to do; "" where they do, as
+// far as is known.
+func (s pilotState) shuts(n Subnet) (why, hint string) {
+	for _, c := range s.report.Closed {
+		if c.IPv6 == n.Prefix.Addr().Is6() {
+			return oneLine(c.Error), c.Hint
+		}
+	}
+	if s.report.Backend != "inject" {
+		return "", ""
+	}
+	asked := slices.DeleteFunc(slices.Clone(s.asked), func(a netip.Addr) bool { return !n.Prefix.Contains(a) })
+	silent := !slices.ContainsFunc(asked, func(a netip.Addr) bool { return !slices.Contains(s.report.Silent, a) })
+	const around = "going around the VM's firewall leads to no internal network, as its containers cannot answer"
+	switch {
+	case silent && n.Internal: // until one has answered
+		return around, ""
+	case silent && len(asked) > 0:
+		return fmt.Sprintf("no answer from %v: the VM's firewall drops what they send", asked), s.report.Hint
+	}
+	return "", ""
+}
+
 const (
 	pilotTimeout    = 30 * time.Second // to load its image, start it and hear it
-	pilotLinger     = 5 * time.Second  // how long one that is not needed is kept
+	askAgain        = 2 * time.Second
+	pilotLinger     = 5 * time.Second // how long one that is not needed is kept
 	pilotBackoffMin = 250 * time.Millisecond
 	pilotBackoffMax = 15 * time.Second
 )
@@ -111,8 +136,8 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			default:
 			}
 		}
-		if p.lease != nil && around.taken() && !a.opened(w) {
-			retry = time.After(time.Second) // for a container that can be asked
+		if p.lease != nil && around.taken() && !a.allOpen(w) {
+			retry = time.After(askAgain) // there may be another container to ask
 		}
 		var done <-chan struct{}
 		var reports <-chan tunnel.Report
@@ -124,7 +149,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 		case <-w.kick:
 		case <-retry:
 		case r := <-reports:
-			a.reported(w, pilotState{open: r.Open, report: around.told(r)})
+			a.reported(w, pilotState{open: r.Open, asked: p.admitted.Probe, report: around.told(r)})
 			p, around = a.avoid(w, p, around, r)
 		case <-done:
 			// Without a tunnel the names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
@@ -179,10 +204,13 @@ func (a *Agent) avoid(w *watched, p pilot, d detour, r tunnel.Report) (pilot, de
 	return pilot{}, detour{why: oneLine(r.Error)}
 }
 
-func (a *Agent) opened(w *watched) bool {
+// allOpen tells whether packets get to every subnet of w to which a way leads.
+func (a *Agent) allOpen(w *watched) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return w.pilot.open
+	return !slices.ContainsFunc(a.subnets, func(s Subnet) bool {
+		return s.Engine == w.cfg.Name && s.Reachable() && !a.isOpen(w, s)
+	})
 }
 
 // probes are containers that may tell whether subnets are reached: two in each, as one may be ending.
@@ -310,19 +338,19 @@ func (a *Agent) admit(ctx context.Context, w *watched, lease *tunnel.Lease, want
 		return r, err
 	}
 	a.log.Info("pilot", "engine", w.cfg.Name, "open", r.Open, "backend", r.Backend, "err", r.Error)
-	a.reported(w, pilotState{open: r.Open, report: around.told(r)})
+	a.reported(w, pilotState{open: r.Open, asked: want.Probe, report: around.told(r)})
 	return r, nil
 }
 
 func (a *Agent) reported(w *watched, s pilotState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed := w.pilot.open != s.open
+	before := a.reachability()
 	w.pilot = s
 	if w.reach.Kind == platform.Gateway && s.report.Error != "" && !s.open {
 		w.closed = oneLine(s.report.Error) // another way is tried until the engine is connected to anew
 	}
-	a.markLocked(dirty{names: changed, routes: w.closed != ""})
+	a.markLocked(dirty{names: before != a.reachability(), routes: w.closed != ""})
 }
 
 // dropPilot ends a pilot that is no longer wanted.

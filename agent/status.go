@@ -27,8 +27,10 @@ type Status struct {
 	Subnets  []Subnet       `json:"subnets"`
 	Resolver ResolverStatus `json:"resolver"`
 	DNS      DNSStatus      `json:"dns"`
-	Losers   []Loser        `json:"losers"`   // names that a container asked for and does not have
-	Problems []string       `json:"problems"` // what failed when it was last tried
+	// Unreached are the containers without an address that is reachable from here; they have no names.
+	Unreached []Unreached `json:"unreached"`
+	Losers    []Loser     `json:"losers"`   // names that a container asked for and does not have
+	Problems  []string    `json:"problems"` // what failed when it was last tried
 }
 
 // EngineStatus is one engine.
@@ -76,6 +78,14 @@ type DNSStatus struct {
 	Listen    netip.AddrPort `json:"listen"`
 	Names     int            `json:"names"`
 	NoReverse []netip.Prefix `json:"noReverse,omitempty"` // reachable subnets whose addresses have no names: they would need too many domains
+}
+
+// Unreached is a container that has no address reachable from here.
+type Unreached struct {
+	Container string   `json:"container"`
+	Engine    string   `json:"engine"`
+	Networks  []string `json:"networks"`
+	Why       string   `json:"why"`
 }
 
 // Loser is a name that containers asked for and do not have.
@@ -137,9 +147,13 @@ func (a *Agent) status() Status {
 			if p := a.proofs[n.key()]; n.Engine == w.cfg.Name && p.about == w.way(n) {
 				s.Subnets[i].Verified = p.Proof
 			}
+			if why, hint := w.pilot.shuts(n); n.Engine == w.cfg.Name && (n.State == Installed || n.State == Foreign) && w.pilot.open && why != "" {
+				s.Subnets[i].State, s.Subnets[i].Why, s.Subnets[i].Hint = Closed, why, hint
+			}
 		}
 		s.Engines = append(s.Engines, e)
 	}
+	s.Unreached = a.unreached()
 	for n := range a.names.names {
 		h := a.names.holder(n)
 		if strings.HasSuffix(n, ".") { // a reverse name: nobody asked for it
@@ -166,6 +180,64 @@ func (a *Agent) status() Status {
 	return s
 }
 
+// unreached are the containers that have networks and no address on any which packets get to, and why.
+func (a *Agent) unreached() []Unreached {
+	out := []Unreached{}
+	if a.paused {
+		return out
+	}
+	for _, w := range a.engines {
+		at := a.place(w)
+		for _, c := range w.containers {
+			if isTrue(c.Labels["fairlead.ignore"]) || slices.ContainsFunc(c.Addrs(), at.reachable) || c.HostNetwork && at.vm.IsValid() {
+				continue
+			}
+			u := Unreached{Container: shown(c.Name), Engine: w.cfg.Name, Networks: []string{}}
+			var whys []string
+			for _, e := range c.Endpoints {
+				u.Networks = append(u.Networks, shown(e.Network))
+				for _, addr := range e.Addrs {
+					whys = append(whys, a.whyNot(w, e.NetworkID, addr))
+				}
+			}
+			switch {
+			case c.HostNetwork && w.reach.Kind == platform.Native:
+				whys = []string{"it has no address of its own: it uses its machine's"}
+			case c.HostNetwork:
+				whys = []string{"it uses the VM's network, which has no address here"}
+			}
+			if len(whys) > 0 { // else it has no network, or no address yet
+				u.Why = strings.Join(unique(whys), "; ")
+				out = append(out, u)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Unreached) int {
+		return cmp.Or(strings.Compare(a.Engine, b.Engine), strings.Compare(a.Container, b.Container))
+	})
+	return out
+}
+
+// whyNot says why packets do not get to an address on an engine's network.
+func (a *Agent) whyNot(w *watched, network string, addr netip.Addr) string {
+	for _, s := range a.subnets {
+		if s.Engine != w.cfg.Name || s.NetworkID != network || !s.Prefix.Contains(addr) {
+			continue
+		}
+		why, _ := w.pilot.shuts(s)
+		switch {
+		case s.State == OnLink:
+			why = cmp.Or(a.proofs[s.key()].Why, "not asked yet whether it answers")
+		case !s.Reachable():
+			why = s.Why
+		case why == "":
+			why = "the VM's forwarding is closed: " + cmp.Or(oneLine(w.pilot.report.Error), "not open yet")
+		}
+		return why
+	}
+	return "its network is not known yet"
+}
+
 // losers is the row about owners that do not have a name, if there are any.
 func (a *Agent) losers(name string, list []*held, why string) []Loser {
 	if len(list) == 0 {
@@ -178,7 +250,8 @@ func (a *Agent) losers(name string, list []*held, why string) []Loser {
 	return []Loser{l}
 }
 
-// Clean tells whether nothing was refused, failed or lost.
+// Clean tells whether nothing was refused, failed or lost. A network that is unreachable by its nature is none of these:
+// nothing can be mended about it.
 func (s Status) Clean() bool {
 	for _, e := range s.Engines {
 		if !e.Up && e.Expected || e.Up && e.Pilot != nil && !e.Pilot.Open {
@@ -186,7 +259,13 @@ func (s Status) Clean() bool {
 		}
 	}
 	for _, n := range s.Subnets {
-		if n.State == Refused || n.State == Failed || n.State == Wanted || n.State == Unreachable || n.Verified.Result == Silent {
+		switch n.State {
+		case Installed, Foreign, Native, OnLink:
+			if n.Verified.Result == Silent {
+				return false
+			}
+		case Unreachable:
+		default:
 			return false
 		}
 	}

@@ -155,9 +155,9 @@ func ask(ctx context.Context, peers []Peer) Proof {
 	return complaint
 }
 
-// Reachable tells whether packets are said to get to the subnet's containers, which Verify may prove.
+// Reachable tells whether a way leads to the subnet's containers, which Verify may prove.
 func (s Subnet) Reachable() bool {
-	return s.State == Installed || s.State == Foreign || s.State == Native
+	return s.State == Installed || s.State == Foreign || s.State == Native || s.State == OnLink
 }
 
 // askable fills in who can be asked in each of an engine's subnets: up to maxPeers containers, and the VM.
@@ -258,7 +258,7 @@ func (a *Agent) toProve() (due []Subnet, about []string) {
 	subnets := a.asked()
 	for _, w := range a.engines {
 		for _, s := range subnets {
-			if s.Engine != w.cfg.Name || !s.Reachable() || !a.isOpen(w, s) {
+			if s.Engine != w.cfg.Name || s.State != OnLink && !a.isOpen(w, s) {
 				continue
 			}
 			way := w.way(s)
@@ -289,6 +289,12 @@ func (s Subnet) key() string { return s.Engine + " " + s.Prefix.String() }
 func (a *Agent) record(subnets []Subnet, about []string, proofs []Proof) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	before := a.reachability()
+	defer func() {
+		if a.reachability() != before {
+			a.markLocked(dirty{names: true})
+		}
+	}()
 	for i, s := range subnets {
 		if p := proofs[i]; p.Result != "" {
 			if p.Result == Silent && a.proofs[s.key()].Result != Silent {

@@ -27,17 +27,23 @@ func ls(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			switch {
-			case asJSON:
-				return printJSON(c.OutOrStdout(), struct {
-					Schema int          `json:"schema"`
-					Names  []agent.Name `json:"names"`
-				}{1, names})
-			case hosts:
+			if hosts {
 				printHosts(c.OutOrStdout(), names)
-			default:
-				printNames(c.OutOrStdout(), names)
+				return nil
 			}
+			st, err := client.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), struct {
+					Schema    int               `json:"schema"`
+					Names     []agent.Name      `json:"names"`
+					Unreached []agent.Unreached `json:"unreached"`
+				}{1, names, st.Unreached})
+			}
+			printNames(c.OutOrStdout(), names)
+			printUnreached(c.OutOrStdout(), st.Unreached)
 			return nil
 		},
 	}
@@ -53,6 +59,13 @@ func printNames(w io.Writer, names []agent.Name) {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Trim(fmt.Sprint(n.Addrs), "[]"), strings.Join(n.Networks, ","), strings.Join(n.Ports, ","), n.Engine)
 	}
 	tw.Flush()
+}
+
+// printUnreached says of the containers that have no names why.
+func printUnreached(w io.Writer, list []agent.Unreached) {
+	for _, u := range list {
+		fmt.Fprintf(w, "no name  %s/%s on %s: %s\n", u.Engine, u.Container, strings.Join(u.Networks, ","), u.Why)
+	}
 }
 
 // printHosts writes hosts(5): an address, then all its names.

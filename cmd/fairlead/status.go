@@ -121,6 +121,11 @@ func printStatus(w io.Writer, st agent.Status) {
 	for _, b := range st.Resolver.Blocked {
 		fmt.Fprintf(w, "blocked  %v: %s\n", b.Item, b.Why)
 	}
+	const most = 10
+	printUnreached(w, st.Unreached[:min(most, len(st.Unreached))])
+	if n := len(st.Unreached) - most; n > 0 {
+		fmt.Fprintf(w, "no name  and %d more containers; see: fairlead ls\n", n)
+	}
 	for _, l := range st.Losers {
 		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
 	}

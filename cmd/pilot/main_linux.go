@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -104,8 +105,11 @@ func admit(a tunnel.Admission) tunnel.Report {
 
 func report(s firewall.State, err error) tunnel.Report {
 	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Version: version}
+	for _, c := range s.Closed {
+		r.Closed = append(r.Closed, tunnel.Closed{IPv6: c.IPv6, Error: c.Err.Error(), Hint: c.Hint})
+	}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error = strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return r
 }

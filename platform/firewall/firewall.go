@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 )
 
 // Admission is what shall be true: packets from Sources reach the container Subnets, and the answers come back. Without
@@ -34,10 +35,18 @@ const (
 // State is what the kernel was seen to hold afterwards.
 type State struct {
 	Backend Backend
-	Open    bool     // the sources' packets get through
+	Open    bool     // the sources' packets get through, those of one family at least
+	Closed  []Closed // the families that were asked for and are not open, IPv4 first
 	Changed bool     // something had to be added or removed
 	Rules   []string // ours, as nft would print them; "legacy" before those of x_tables
 	Hint    string   // what to do where Open is not enough, for people
+}
+
+// Closed is an IP version whose packets do not get through.
+type Closed struct {
+	IPv6 bool
+	Err  error
+	Hint string // what to do about it, for people
 }
 
 // ErrForeign says that chains close forwarding which are not the engine's, such as firewalld's. Into them Admit does not
@@ -49,6 +58,16 @@ const (
 	maxSources = 16
 	maxSubnets = 1024
 )
+
+// of is the part of a that is of one family.
+func (a Admission) of(family string) Admission {
+	a.Sources = slices.DeleteFunc(slices.Clone(a.Sources), func(s netip.Addr) bool { return familyOf(s) != family })
+	a.Subnets = slices.DeleteFunc(slices.Clone(a.Subnets), func(n netip.Prefix) bool { return familyOf(n.Addr()) != family })
+	return a
+}
+
+// nothing tells whether a lets nothing through.
+func (a Admission) nothing() bool { return len(a.Sources) == 0 || len(a.Subnets) == 0 }
 
 var tagForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
 

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -23,36 +24,33 @@ func Detect() (Backend, error) {
 }
 
 // Admit makes a true and returns what the kernel holds then. Doing it again changes nothing; doing it after the engine made
-// its chains anew repairs them. Where it cannot open it changes nothing, and the error says why: ErrForeign, or one without
-// a name.
+// its chains anew repairs them. Each IP version stands for itself: where one cannot be opened nothing is changed for it, and
+// the error says why: ErrForeign, or one without a name.
 func Admit(a Admission) (State, error) {
 	if err := a.check(); err != nil {
 		return State{}, err
 	}
-	devs, astray := ways(a.Sources)
+	devs, failed := ways(a.Sources)
 	p, c, changed, err := settle(a.Tag, func(p picture) []rule { return p.plan(a, devs) })
-	s := p.state(a, c)
+	for _, f := range families {
+		if _, ok := failed[f]; !ok && !forwards(f) {
+			failed[f] = Closed{Err: fmt.Errorf("%s is 0: the VM forwards nothing", forwarding[f]),
+				Hint: "in the VM: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; the engine sets it when it starts"}
+		}
+	}
+	s := p.state(a, c, failed)
 	s.Changed = changed
 	if err != nil {
 		return s, err
 	}
-	if closed := p.strangers(a); closed != nil {
-		s.Hint = "let fairlead go around the VM's firewall: --gateway tunnel; or, in the VM, end the firewall that made these chains"
-		return s, fmt.Errorf("%w: %v", ErrForeign, closed)
+	for _, closed := range s.Closed {
+		err = errors.Join(err, closed.Err)
+		s.Hint = cmp.Or(s.Hint, closed.Hint)
 	}
-	if astray != nil {
-		s.Open = false
-		return s, astray
-	}
-	if err := forwards(a); err != nil {
-		s.Open = false
-		s.Hint = "in the VM: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; the engine sets it when it starts"
-		return s, err
-	}
-	if _, translates := p.nat("ip", a.Tag); s.Open && !translates {
+	if _, translates := p.nat("ip", a.Tag); err == nil && s.Open && !translates {
 		s.Hint = "the VM's kernel has no nf_tables: containers on several networks may not answer on each"
 	}
-	return s, nil
+	return s, err
 }
 
 // Release removes every rule under tag, and its table. That there is none is success.
@@ -87,19 +85,18 @@ func settle(tag string, plan func(picture) []rule) (p picture, c change, changed
 }
 
 // ways asks the route table by which interface this machine would reach each source: theirs is where the packets come in.
-// The error is about those that it leaves out.
-func ways(sources []netip.Addr) (map[netip.Addr]string, error) {
-	devs := make(map[netip.Addr]string)
-	var astray error
+// A family of which one source is left out has failed.
+func ways(sources []netip.Addr) (devs map[netip.Addr]string, failed map[string]Closed) {
+	devs, failed = make(map[netip.Addr]string), make(map[string]Closed)
 	for _, s := range sources {
 		dev, err := way(s)
 		if err != nil {
-			astray = fmt.Errorf("find the way to %v: %w", s, err)
+			failed[familyOf(s)] = Closed{Err: fmt.Errorf("find the way to %v: %w", s, err)}
 			continue
 		}
 		devs[s] = dev
 	}
-	return devs, astray
+	return devs, failed
 }
 
 func way(to netip.Addr) (string, error) {
@@ -119,16 +116,10 @@ func way(to netip.Addr) (string, error) {
 	return dev.Name, nil
 }
 
-// forwards tells whether this machine forwards packets at all.
-func forwards(a Admission) error {
-	for _, s := range a.Sources {
-		file := "/proc/sys/net/ipv4/ip_forward"
-		if s.Is6() {
-			file = "/proc/sys/net/ipv6/conf/all/forwarding"
-		}
-		if on, err := os.ReadFile(file); err == nil && bytes.Equal(bytes.TrimSpace(on), []byte("0")) {
-			return fmt.Errorf("%s is 0: the VM forwards nothing", file)
-		}
-	}
-	return nil
+var forwarding = map[string]string{"ip": "/proc/sys/net/ipv4/ip_forward", "ip6": "/proc/sys/net/ipv6/conf/all/forwarding"}
+
+// forwards tells whether this machine forwards a family's packets at all.
+func forwards(family string) bool {
+	on, err := os.ReadFile(forwarding[family])
+	return err != nil || !bytes.Equal(bytes.TrimSpace(on), []byte("0"))
 }

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -166,27 +167,21 @@ func (p picture) engineClosed(family string, legacy bool) bool {
 	return chain || bridges
 }
 
-// strangers are the chains that close a's way and are not the engine's: an accept elsewhere does not help against them, and
-// into them we do not write.
-func (p picture) strangers(a Admission) (closed []place) {
-	for _, f := range families {
-		if !slices.ContainsFunc(a.Sources, func(s netip.Addr) bool { return familyOf(s) == f }) ||
-			!slices.ContainsFunc(a.Subnets, func(n netip.Prefix) bool { return familyOf(n.Addr()) == f }) {
-			continue
+// strangers are the chains that close a family's way and are not the engine's: an accept elsewhere does not help against
+// them, and into them we do not write.
+func (p picture) strangers(family string) (closed []place) {
+	for _, legacy := range kinds {
+		forward := place{family, "filter", "FORWARD", legacy}
+		gated := slices.ContainsFunc(p.gates(family), func(g gate) bool {
+			return g.legacy == legacy && g.table == "filter"
+		})
+		if p.chains[forward].barred() || p.chains[forward].closes() && !gated {
+			closed = append(closed, forward)
 		}
-		for _, legacy := range kinds {
-			forward := place{f, "filter", "FORWARD", legacy}
-			gated := slices.ContainsFunc(p.gates(f), func(g gate) bool {
-				return g.legacy == legacy && g.table == "filter"
-			})
-			if p.chains[forward].barred() || p.chains[forward].closes() && !gated {
-				closed = append(closed, forward)
-			}
-		}
-		for _, at := range p.others {
-			if (at.family == f || at.family == "inet") && !slices.Contains(closed, at) {
-				closed = append(closed, at)
-			}
+	}
+	for _, at := range p.others {
+		if at.family == family || at.family == "inet" {
+			closed = append(closed, at)
 		}
 	}
 	return closed
@@ -225,15 +220,15 @@ func (p picture) backend() Backend {
 // Masquerade lets containers on several networks and on --internal ones answer: they see their own bridge's address and
 // need no route back. It goes by addresses alone, as kernels before 5.7 do not know a packet's iifname in postrouting.
 func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
-	if p.strangers(a) != nil {
-		return nil
-	}
 	for _, f := range families {
+		asked := a.of(f)
+		if asked.nothing() || p.strangers(f) != nil {
+			continue
+		}
 		gates := p.gates(f)
 		nat, translates := p.nat(f, a.Tag)
-		for _, s := range a.Sources {
-			subnets := slices.DeleteFunc(slices.Clone(a.Subnets), func(n netip.Prefix) bool { return familyOf(n.Addr()) != f })
-			if familyOf(s) != f || devs[s] == "" || len(subnets) == 0 {
+		for _, s := range asked.Sources {
+			if devs[s] == "" {
 				continue
 			}
 			host, _ := s.Prefix(s.BitLen())
@@ -243,7 +238,7 @@ func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
 					want = append(want, rule{at: g.place, out: devs[s], to: host})
 				}
 			}
-			for _, n := range subnets {
+			for _, n := range asked.Subnets {
 				if translates {
 					want = append(want, rule{at: nat, from: host, to: n, masquerade: true})
 				}
@@ -333,16 +328,36 @@ func (p picture) mine(tag string, f func(place, line)) {
 	}
 }
 
-// state describes the picture to people, c being what it still lacks.
-func (p picture) state(a Admission, c change) State {
+// state describes the picture to people, c being what it still lacks, and failed why other than by rules a family of a is
+// closed.
+func (p picture) state(a Admission, c change, failed map[string]Closed) State {
 	s := State{Backend: p.backend()}
 	p.mine(a.Tag, func(_ place, l line) { s.Rules = append(s.Rules, l.rule.String()) })
-	strangers := p.strangers(a)
-	if s.Backend == None && strangers != nil {
-		s.Backend = Unknown
+	for _, f := range families {
+		if a.of(f).nothing() {
+			continue
+		}
+		strangers := p.strangers(f)
+		if s.Backend == None && strangers != nil {
+			s.Backend = Unknown
+		}
+		closed, isClosed := failed[f]
+		switch {
+		case strangers != nil:
+			closed = Closed{Err: fmt.Errorf("%w: %v", ErrForeign, strangers),
+				Hint: "let fairlead go around the VM's firewall: --gateway tunnel; or, in the VM, end the firewall that made these chains"}
+		case isClosed:
+		case s.Backend == "":
+			closed.Err = errors.New("the rules could not be read")
+		case slices.ContainsFunc(c.add, func(r rule) bool { return !r.masquerade && r.at.family == f }):
+			closed.Err = errors.New("the rules that open it are not there")
+		default:
+			s.Open = true
+			continue
+		}
+		closed.IPv6 = f == "ip6"
+		s.Closed = append(s.Closed, closed)
 	}
-	s.Open = s.Backend != "" && strangers == nil && len(a.Sources) > 0 && len(a.Subnets) > 0 &&
-		!slices.ContainsFunc(c.add, func(r rule) bool { return !r.masquerade })
 	return s
 }
 

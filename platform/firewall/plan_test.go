@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -206,8 +207,51 @@ func TestOpenIsSaidOfAcceptedPacketsOnly(t *testing.T) {
 		{"closed by firewalld too", drawing("ip filter DOCKER-USER", "other inet firewalld forward"), a, change{}, false},
 		{"not looked at", picture{}, a, change{}, false},
 	} {
-		if got := c.picture.state(c.ask, c.lacks); got.Open != c.want {
+		if got := c.picture.state(c.ask, c.lacks, nil); got.Open != c.want || (len(got.Closed) == 0) != (c.want || len(c.ask.Sources) == 0) {
 			t.Errorf("%s: open %v, want %v", c.name, got.Open, c.want)
+		}
+	}
+}
+
+// What closes one IP version does not close the other.
+func TestFamiliesStandForThemselves(t *testing.T) {
+	a := Admission{Tag: "0123abcd", Sources: addrs("10.213.0.1", "fdfa::1"), Subnets: nets("172.17.0.0/16", "fd17::/64")}
+	devs := map[netip.Addr]string{a.Sources[0]: "flead0", a.Sources[1]: "flead0"}
+	v4, v6 := "ip", "ip6"
+	for _, c := range []struct {
+		name         string
+		stranger     string
+		failed       map[string]Closed
+		open, closed string
+	}{
+		{"IPv4 by a policy", "ip filter FORWARD drops", nil, v6, v4},
+		{"IPv6 by a policy", "ip6 filter FORWARD drops", nil, v4, v6},
+		{"IPv6 by a chain", "other ip6 firewall forward", nil, v4, v6},
+		{"both by a chain", "other inet firewalld forward", nil, "", v4 + v6},
+		{"IPv6 is not forwarded", "", map[string]Closed{v6: {Err: errors.New("off"), Hint: "switch it on"}}, v4, v6},
+	} {
+		words := []string{"ip raw PREROUTING guarded", "ip6 raw PREROUTING guarded"}
+		if c.stranger != "" {
+			words = append(words, c.stranger)
+		}
+		p := drawing(words...)
+		var opened []string
+		for _, r := range p.plan(a, devs) {
+			opened = append(opened, r.at.family)
+		}
+		if c.failed == nil && strings.Join(slices.Compact(opened), "") != c.open {
+			t.Errorf("%s: rules for %v, want them for %q", c.name, opened, c.open)
+		}
+		s := p.state(a, change{}, c.failed)
+		closed := ""
+		for _, f := range s.Closed {
+			closed += map[bool]string{false: v4, true: v6}[f.IPv6]
+			if f.Err == nil || f.Hint == "" {
+				t.Errorf("%s: %+v", c.name, f)
+			}
+		}
+		if s.Open != (c.open != "") || closed != c.closed {
+			t.Errorf("%s: open %v, closed %q", c.name, s.Open, closed)
 		}
 	}
 }

@@ -30,7 +30,7 @@ type Admission struct {
 // Report is what the VM's firewall was seen to be afterwards: read back, not remembered.
 type Report struct {
 	Backend string   `json:"backend"`         // "none", "iptables-nft", "iptables-legacy", "nftables", "inject" (no rules: Link.Inject); "" when it could not be read
-	Open    bool     `json:"open"`            // the sources' packets get through to the subnets
+	Open    bool     `json:"open"`            // the sources' packets get through to the subnets, of one IP version at least
 	Changed bool     `json:"changed"`         // something had to be added or removed just now
 	Rules   []string `json:"rules,omitempty"` // ours, as nft would print them
 	Error   string   `json:"error,omitempty"`
@@ -39,6 +39,14 @@ type Report struct {
 	// Silent are those of Admission.Probe that were asked and gave no answer, with the backend "inject": what else is in
 	// their subnets is not reached either, as in an internal network.
 	Silent []netip.Addr `json:"silent,omitempty"`
+	Closed []Closed     `json:"closed,omitempty"` // the IP versions that were asked for and do not get through; Open is about the other
+}
+
+// Closed is an IP version whose packets do not get through.
+type Closed struct {
+	IPv6  bool   `json:"ipv6"`
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"` // what to do about it, for people
 }
 
 // Link is a point-to-point link for IP packets between the host and the VM: one IPv4 address and one IPv6 address at each

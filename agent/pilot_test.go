@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/platform/tunnel"
+)
+
+// A VM that is open for some subnets is not open for all: names are given for what is.
+func TestOpenBySubnet(t *testing.T) {
+	const four, six, inner = "172.17.0.0/16", "fd17::/64", "172.18.0.0/16"
+	inject := func(asked, silent []netip.Addr) pilotState {
+		return pilotState{open: true, asked: asked, report: tunnel.Report{Open: true, Backend: "inject", Silent: silent}}
+	}
+	for _, c := range []struct {
+		name  string
+		pilot pilotState
+		want  string
+	}{
+		{"closed", pilotState{}, ""},
+		{"open", pilotState{open: true, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
+		{"no IPv6", pilotState{open: true, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
+		{"no IPv4", pilotState{open: true, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
+		{"around it, nobody asked yet", inject(nil, nil), four + " " + six},
+		{"around it, all answer", inject(addrs("172.17.0.2", "172.18.0.2"), nil), four + " " + six + " " + inner},
+		{"around it, one of two answers", inject(addrs("172.17.0.2", "172.17.0.3"), addrs("172.17.0.3")), four + " " + six},
+		{"around it, silence", inject(addrs("172.17.0.2", "fd17::2", "172.18.0.2"), addrs("172.17.0.2", "172.18.0.2")), six},
+	} {
+		w := &watched{pilot: c.pilot}
+		a := &Agent{engines: []*watched{w}}
+		for _, p := range []string{four, six, inner} {
+			a.subnets = append(a.subnets, Subnet{Prefix: netip.MustParsePrefix(p), State: Installed, Internal: p == inner})
+		}
+		if got := strings.Trim(fmt.Sprint(a.openSubnets(w)), "[]"); got != c.want {
+			t.Errorf("%s: open are %s, want %s", c.name, got, c.want)
+		}
+		for _, s := range a.subnets {
+			if why, _ := c.pilot.shuts(s); strings.Contains(why, "\n") || c.pilot.open && (why == "") != a.isOpen(w, s) {
+				t.Errorf("%s: %v is shut because %q", c.name, s, why)
+			}
+		}
+	}
+}
+
+// Every container without a name that could be reached is listed, with what keeps it apart.
+func TestUnreached(t *testing.T) {
+	net := func(id, driver, prefix string) engine.Network {
+		return engine.Network{ID: id, Name: id, Driver: driver, Subnets: []netip.Prefix{netip.MustParsePrefix(prefix)}}
+	}
+	in := func(name string, ends ...engine.Attachment) engine.Container {
+		return engine.Container{ID: name, Name: name, Endpoints: ends}
+	}
+	at := func(network, addr string) engine.Attachment {
+		return engine.Attachment{NetworkID: network, Network: network, Addrs: addrs(addr)}
+	}
+	w := &watched{listed: true, reach: platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Dev: "vboxnet0"},
+		networks:   []engine.Network{net("user", "bridge", "172.18.0.0/16"), net("lan", "macvlan", "10.6.0.0/24"), net("swarm", "overlay", "10.0.1.0/24")},
+		containers: map[string]engine.Container{},
+	}
+	w.cfg.Name = "dev"
+	for _, c := range []engine.Container{
+		in("good", at("user", "172.18.0.2")), in("both", at("lan", "10.6.0.2"), at("user", "172.18.0.3")),
+		in("lan", at("lan", "10.6.0.3")), in("swarm", at("swarm", "10.0.1.2")), in("alone"), in("starting", engine.Attachment{NetworkID: "user"}),
+		{ID: "ignored", Name: "ignored", Labels: map[string]string{"fairlead.ignore": "true"}, Endpoints: []engine.Attachment{at("lan", "10.6.0.4")}},
+		{ID: "host", Name: "host", HostNetwork: true},
+	} {
+		w.containers[c.ID] = c
+	}
+	a := &Agent{engines: []*watched{w}, subnets: compile(nil, hostFacts{}, []view{{name: "dev", listed: true, networks: w.networks, reach: w.reach}})}
+	for i := range a.subnets {
+		if a.subnets[i].State == Wanted {
+			a.subnets[i].State = Installed
+		}
+	}
+	list := func() (names []string) {
+		for _, u := range a.unreached() {
+			names = append(names, u.Container)
+			if u.Why == "" || u.Engine != "dev" || len(u.Networks) == 0 && u.Container != "host" {
+				t.Errorf("%+v", u)
+			}
+		}
+		return names
+	}
+	if d := cmp.Diff([]string{"both", "good", "host", "lan", "swarm"}, list()); d != "" {
+		t.Errorf("while the VM is closed -want +got:\n%s", d)
+	}
+	w.pilot = pilotState{open: true, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
+	if d := cmp.Diff([]string{"lan", "swarm"}, list()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	a.paused = true
+	if got := list(); got != nil {
+		t.Errorf("paused, it lists %v", got)
+	}
+}
