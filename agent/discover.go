@@ -95,7 +95,7 @@ func (a *Agent) watch(f platform.Endpoint) *watched {
 	for _, other := range a.engines {
 		w.priority = max(w.priority, other.priority+1)
 	}
-	a.engines = append(a.engines, w)
+	a.setEngines(append(a.engines, w))
 	return w
 }
 
@@ -110,7 +110,7 @@ func (a *Agent) keepEngines(ctx context.Context) {
 		jobs.Go(func() { a.keepPilot(ctx, w) })
 		ends[w] = func() { cancel(); jobs.Wait() }
 	}
-	for _, w := range a.engines { // nobody else changes the list
+	for _, w := range a.engines { // unlocked: nobody else changes the list
 		begin(w)
 	}
 	var look <-chan time.Time
@@ -221,7 +221,7 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.engines = slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w })
+	a.setEngines(slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w }))
 	// A VM that is gone has nothing open; a twin's is the other's.
 	if err := a.journal.change(func(d *journalDoc) {
 		d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e == w.cfg.Endpoint })

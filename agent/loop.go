@@ -46,6 +46,7 @@ type Agent struct {
 	method    resolver.Method
 	methodWhy string
 
+	apis     atomic.Pointer[[]*engine.Engine] // of all in engines, for those who do not lock
 	asking   asking
 	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
 
@@ -122,9 +123,19 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	for i, e := range cfg.Engines {
 		w := newWatched(e, log)
 		w.priority = i
-		a.engines = append(a.engines, w)
+		a.setEngines(append(a.engines, w))
 	}
 	return a, nil
+}
+
+// setEngines replaces the list.
+func (a *Agent) setEngines(list []*watched) {
+	a.engines = list
+	var apis []*engine.Engine
+	for _, w := range list {
+		apis = append(apis, w.eng)
+	}
+	a.apis.Store(&apis)
 }
 
 func newWatched(cfg EngineConfig, log *slog.Logger) *watched {

@@ -41,7 +41,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 		})
 	}
 	wg.Wait()
-	a.engines = slices.DeleteFunc(a.engines, func(w *watched) bool { return w.twin != "" })
+	a.setEngines(slices.DeleteFunc(a.engines, func(w *watched) bool { return w.twin != "" }))
 	if !slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up }) {
 		w := a.engines[0]
 		return a.Status(), fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)

@@ -40,8 +40,8 @@ func (a *Agent) nothingNew() bool {
 	if a.asking.may() {
 		return false
 	}
-	for _, w := range a.engines { // first: what an engine has told is due before it ceases to be pending
-		if w.eng.Pending() {
+	for _, e := range *a.apis.Load() { // first: what an engine has told is due before it ceases to be pending
+		if e.Pending() {
 			return false
 		}
 	}
@@ -54,8 +54,8 @@ func (a *Agent) nothingNew() bool {
 // nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
 	if candidates := a.candidates(name); len(candidates) > 0 && a.asking.begin() {
-		for _, w := range a.engines {
-			w.eng.Ask(ctx, candidates)
+		for _, e := range *a.apis.Load() {
+			e.Ask(ctx, candidates)
 		}
 	}
 	for ctx.Err() == nil {
