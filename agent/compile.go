@@ -104,7 +104,7 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 			}
 		}
 	}
-	p, found := free(host, out)
+	p, found := free(24, host, out)
 	for i := range out {
 		if s := &out[i]; s.State == Refused && s.Hint == "" {
 			s.Hint = "give network " + s.Network + " a range that this host does not use"
@@ -281,12 +281,14 @@ func used(p netip.Prefix, host hostFacts, subnets []Subnet) bool {
 		slices.ContainsFunc(subnets, func(s Subnet) bool { return s.Prefix.Overlaps(p) })
 }
 
-// free is a /24 that overlaps nothing that this host or its engines use. ok is false when no private range has room.
-func free(host hostFacts, subnets []Subnet) (p netip.Prefix, ok bool) {
-	for i := range 256 {
+// free is an IPv4 range of this many bits, 16 to 24, that overlaps nothing that this host or its engines use. ok is false when
+// no private range has room.
+func free(bits int, host hostFacts, subnets []Subnet) (p netip.Prefix, ok bool) {
+	for i := range 1 << (bits - 8) { // of each start's own /16 first, then of what is above it
 		for _, start := range spare {
-			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{start[0], start[1], byte(i), 0}), 24)
-			if !used(p, host, subnets) {
+			a := netip.AddrFrom4([4]byte{start[0], start[1] + byte(i>>(bits-16)), byte(i << (24 - bits)), 0})
+			p := netip.PrefixFrom(a, bits)
+			if private(p) && !used(p, host, subnets) {
 				return p, true
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ func (a *Agent) serveControl(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Status()) })
 	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Names()) })
+	mux.HandleFunc("GET /v1/whois", func(w http.ResponseWriter, r *http.Request) { reply(w, a.Whois(r.FormValue("name"))) })
 	mux.HandleFunc("POST /v1/reconcile", func(w http.ResponseWriter, r *http.Request) { reply(w, a.reconcile(r.Context())) })
 	mux.HandleFunc("POST /v1/teardown", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), downTimeout)
@@ -113,6 +115,11 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 // Names asks for all names.
 func (c *Client) Names(ctx context.Context) (n []Name, err error) {
 	return n, c.call(ctx, http.MethodGet, "names", &n)
+}
+
+// Whois asks for all that is known of a name, answered or not.
+func (c *Client) Whois(ctx context.Context, name string) (w Whois, err error) {
+	return w, c.call(ctx, http.MethodGet, "whois?name="+url.QueryEscape(name), &w)
 }
 
 // Reconcile makes the agent look at everything again, and returns what came of it.

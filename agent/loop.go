@@ -115,8 +115,14 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 		unlock()
 		return nil, err
 	}
+	a := newAgent(cfg, log, version, j)
+	a.unlock = unlock
+	return a, nil
+}
+
+func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 	a := &Agent{
-		cfg: cfg, log: log, version: version, journal: j, unlock: unlock, names: newDirectory(),
+		cfg: cfg, log: log, version: version, journal: j, names: newDirectory(),
 		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), passed: make(chan struct{}),
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
@@ -125,7 +131,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 		w.priority = i
 		a.setEngines(append(a.engines, w))
 	}
-	return a, nil
+	return a
 }
 
 // setEngines replaces the list.

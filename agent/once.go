@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -30,18 +29,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 	a.method, a.methodWhy = resolver.None, "setup-network makes routes only"
 
 	a.take(found, skipped)
-	var wg sync.WaitGroup
-	for _, w := range a.engines {
-		wg.Go(func() {
-			u, err := w.eng.Snapshot(ctx)
-			if err != nil {
-				u = engine.Update{Down: err}
-			}
-			a.heard(w, u)
-		})
-	}
-	wg.Wait()
-	a.setEngines(slices.DeleteFunc(a.engines, func(w *watched) bool { return w.twin != "" }))
+	a.hearAll(ctx)
 	if !slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up }) {
 		w := a.engines[0]
 		return a.Status(), fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)

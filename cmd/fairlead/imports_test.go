@@ -26,9 +26,10 @@ const module = "github.com/fairlead-dev/fairlead/"
 // nobody imports any more does not stand here. A package's tests may import what the package may, and internal/lab; those
 // in internal/lab and cmd may import all.
 var ours = []struct{ pkg, imports, why string }{
-	{"cmd/fairlead", "agent dnsserver installer platform", "flags and printing: it runs the agent or asks it; query speaks to our server, platform has the default places"},
+	{"cmd/fairlead", "agent agent/doctor dnsserver installer platform", "flags and printing: it runs the agent or asks it; query speaks to our server, platform has the default places"},
 	{"cmd/pilot", "platform/firewall platform/tunnel", "it is sent into VMs and has to stay small"},
 	{"agent", "agent/engine dnsserver platform platform/tunnel resolver routes", "the loop is the only place that knows all the parts"},
+	{"agent/doctor", "agent platform resolver routes", "it looks at the same links as the agent, and works with that dead"},
 	{"agent/engine", "", "a leaf: Docker only, it has no opinion about this host"},
 	{"dnsserver", "", "a leaf: it answers from the zone that it is given"},
 	{"installer", "", "a leaf: it runs whatever body it is given"},

@@ -76,8 +76,7 @@ func command() *cobra.Command {
 		serviceVerb("start", "Start the service", "runs already", "now runs", true, installer.Start),
 		serviceVerb("stop", "Stop the service until the next start or boot", "does not run anyway", "no longer runs", false, installer.Stop),
 		serviceVerb("restart", "Stop and start the service", "", "was restarted, and runs", true, installer.Restart),
-		notYet("trace", "Follow one name link by link", errors.New("trace is not in this build yet"), "fairlead status and fairlead query NAME show most of it"),
-		notYet("doctor", "Check every link", errors.New("doctor is not in this build yet"), "fairlead status shows what was refused and why"),
+		trace(s), doctorCmd(s),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
@@ -128,16 +127,6 @@ func exactly(n int, what string) cobra.PositionalArgs {
 			return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("%s needs %s", c.Name(), what), Hint: c.CommandPath() + " --help"}
 		}
 		return nil
-	}
-}
-
-// notYet is a verb of the contract that this build does not have. It takes any words, as its own are to come.
-func notYet(name, short string, err error, hint string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Short: short + " (not yet)", Args: cobra.ArbitraryArgs, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
-		RunE: func(*cobra.Command, []string) error {
-			return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: hint}
-		},
 	}
 }
 
