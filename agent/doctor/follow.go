@@ -10,6 +10,8 @@ import (
 	"github.com/fairlead-dev/fairlead/resolver"
 )
 
+const maxBearers = 8 // of one name that are followed
+
 // Follow follows one name, or address, link by link from the question to the container, and stops at the first that is broken.
 // It is pure.
 func Follow(f Facts, name string, who agent.Whois) Report {
@@ -182,10 +184,9 @@ func (f Facts) followBearers(name string, who agent.Whois) []Check {
 		return []Check{f.unknown(name, who, Reply{})}
 	}
 	var out []Check
-	const most = 8
 	for i, b := range who.Bearers {
-		if i == most {
-			out = append(out, skip("container", "and %d more", len(who.Bearers)-most))
+		if i == maxBearers {
+			out = append(out, skip("container", "and %d more", len(who.Bearers)-maxBearers))
 			break
 		}
 		out = append(out, f.followBearer(name, who, b))

@@ -47,7 +47,6 @@ func gather(ctx context.Context, cfg agent.Config, service Service, version, nam
 	f.Table, f.TableErr = routes.List()
 
 	who = f.askAgent(ctx, cfg, version, name)
-	f.Packets = make([]Answer, len(f.Status.Subnets))
 	f.choose(name)
 
 	var wg sync.WaitGroup
@@ -62,23 +61,12 @@ func gather(ctx context.Context, cfg agent.Config, service Service, version, nam
 			})
 		}
 	}
-	f.Addrs = map[netip.Addr]Answer{}
-	for i, b := range who.Bearers {
-		for _, at := range b.Addrs {
-			if i < 8 {
-				wg.Go(func() {
-					a := ping(ctx, at.Addr)
-					mu.Lock()
-					f.Addrs[at.Addr] = a
-					mu.Unlock()
-				})
-			}
-		}
-	}
-	wg.Go(func() { prove(ctx, f.Status.Subnets, f.Names, f.Packets) })
+	wg.Go(func() { f.Packets = prove(ctx, f.Status.Subnets) })
+	wg.Go(func() { f.Addrs = proveAddrs(ctx, who.Bearers) })
 	wg.Go(func() { f.askServer(ctx) })
 	wg.Go(func() { f.readResolver(ctx) })
-	wg.Go(func() { f.Leftovers = leftovers(findTraces(ctx, f)) })
+	table := f.Table
+	wg.Go(func() { f.Leftovers = leftovers(findTraces(ctx, table)) })
 	wg.Wait()
 	// Last, as it may wait for long where something above is broken.
 	f.askOS(ctx)
@@ -143,26 +131,34 @@ func (f *Facts) choose(name string) {
 	}
 }
 
-// prove sends a real packet to every subnet that should be reachable.
-func prove(ctx context.Context, subnets []agent.Subnet, names []agent.Name, answers []Answer) {
-	var wg sync.WaitGroup
-	for i, s := range subnets {
-		if s.State != agent.Installed && s.State != agent.Foreign && s.State != agent.Native {
-			continue
-		}
-		var target netip.Addr
-		for _, n := range names {
-			if i := slices.IndexFunc(n.Addrs, s.Prefix.Contains); i >= 0 && n.Engine == s.Engine && !target.IsValid() {
-				target = n.Addrs[i]
+// prove sends real packets to what should be reachable.
+func prove(ctx context.Context, subnets []agent.Subnet) (answers []Answer) {
+	for _, p := range agent.Verify(ctx, subnets) {
+		answers = append(answers, Answer{Asked: p.Result == agent.Answered || p.Result == agent.Silent, OK: p.Result == agent.Answered, Says: p.String()})
+	}
+	return answers
+}
+
+// proveAddrs is prove for the very addresses of who asks for a name.
+func proveAddrs(ctx context.Context, bearers []agent.Bearer) map[netip.Addr]Answer {
+	var each []agent.Subnet
+	for _, b := range bearers[:min(len(bearers), maxBearers)] {
+		peer := agent.Peer{Of: "container " + b.Container}
+		for _, p := range b.Ports {
+			if p.Proto == "tcp" && len(peer.TCP) < 2 {
+				peer.TCP = append(peer.TCP, p.Number)
 			}
 		}
-		if !target.IsValid() {
-			answers[i] = Answer{Says: "no container there to ask yet"}
-			continue
+		for _, at := range b.Addrs {
+			peer.Addr = at.Addr
+			each = append(each, agent.Subnet{State: at.Subnet.State, Peers: []agent.Peer{peer}})
 		}
-		wg.Go(func() { answers[i] = ping(ctx, target) })
 	}
-	wg.Wait()
+	out := map[netip.Addr]Answer{}
+	for i, a := range prove(ctx, each) {
+		out[each[i].Peers[0].Addr] = a
+	}
+	return out
 }
 
 func ping(ctx context.Context, addr netip.Addr) Answer {

@@ -1,6 +1,10 @@
 package doctor
 
-import "context"
+import (
+	"context"
+
+	"github.com/fairlead-dev/fairlead/routes"
+)
 
 // Leftover is something of another tool that does, or did, what fairlead does.
 type Leftover struct {
@@ -12,6 +16,6 @@ type Leftover struct {
 // traces are where other tools leave themselves.
 type traces struct{}
 
-func findTraces(context.Context, Facts) traces { return traces{} }
+func findTraces(context.Context, []routes.Entry) traces { return traces{} }
 
 func leftovers(traces) []Leftover { return nil }
