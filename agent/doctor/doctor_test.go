@@ -43,7 +43,7 @@ func healthy() Facts {
 		Status: agent.Status{
 			Version: "1.0",
 			Engines: []agent.EngineStatus{{
-				Name: "dev", URL: "tcp://192.168.99.100:2376", Up: true, Networks: 2, Containers: 1,
+				Name: "dev", URL: "tcp://192.168.99.100:2376", Up: true, Expected: true, Networks: 2, Containers: 1,
 				Reach: platform.Reach{Kind: platform.Gateway, Via: via, Dev: "vboxnet0", Source: netip.MustParseAddr("192.168.99.1"), Why: "the engine's address is on-link"},
 				Pilot: &agent.PilotStatus{},
 			}},
@@ -131,6 +131,12 @@ var links = []link{
 		e := &f.Status.Engines[0]
 		e.Up, e.Error, e.Hint = false, "x509: certificate has expired", "docker-machine regenerate-certs dev"
 	}, "engine dev"},
+	{"found, and off", func(f *Facts) {
+		f.Status.Engines = append(f.Status.Engines, agent.EngineStatus{
+			Name: "old", URL: "tcp://192.168.99.101:2376", Found: "docker-machine's machine old", Error: "engine does not answer", Hint: "docker-machine start old",
+		})
+		f.Status.Skipped = []agent.Skipped{{Provider: "context", Path: "/home/me/.docker/contexts/meta/x", Why: "reading JSON: unexpected end", Hint: "docker context rm x"}}
+	}, ""},
 	{"no way", func(f *Facts) {
 		f.Status.Engines[0].Reach = platform.Reach{Kind: platform.None, Why: "gateway 10.0.0.9 is not on-link on any interface of this host"}
 		f.Status.Engines[0].Pilot, f.Gateways = nil, nil

@@ -22,6 +22,9 @@ func Examine(f Facts) Report {
 	for _, e := range f.Status.Engines {
 		checks = append(checks, f.engine(e))
 	}
+	for _, s := range f.Status.Skipped {
+		checks = append(checks, warn("engine of "+s.Provider, s.Hint, "%s: %s", s.Path, s.Why))
+	}
 	checks = append(checks, f.server(), f.resolver())
 	if c, any := f.routes(); any {
 		checks = append(checks, c)
@@ -136,6 +139,9 @@ func (f Facts) engine(e agent.EngineStatus) Check {
 			said = "not heard yet"
 		}
 		c := fail(name, f.start(e), "%s: %s", e.URL, said)
+		if !e.Expected { // it need not run: a VM of somebody's, off for now
+			c.State, c.Says = Warn, c.Says+"; "+or(e.Found, "nobody named it")
+		}
 		if e.Stale {
 			c.Says += " (its last picture is kept)"
 		}

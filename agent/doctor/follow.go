@@ -151,12 +151,12 @@ func (f Facts) unknown(name string, who agent.Whois, r Reply) Check {
 	var silent []string
 	engines := 0
 	for _, e := range f.Status.Engines {
-		if engines++; !e.Up {
+		if engines++; !e.Up && e.Expected {
 			silent = append(silent, e.Name)
 		}
 	}
 	if len(silent) > 0 {
-		i := slices.IndexFunc(f.Status.Engines, func(e agent.EngineStatus) bool { return !e.Up })
+		i := slices.IndexFunc(f.Status.Engines, func(e agent.EngineStatus) bool { return !e.Up && e.Expected })
 		return fail("engine "+silent[0], f.start(f.Status.Engines[i]), "nobody known has the name %s, and engine %s does not answer: %s", name, silent[0], f.Status.Engines[i].Error)
 	}
 	first, _, _ := strings.Cut(name, ".")
@@ -211,6 +211,7 @@ func (f Facts) followBearer(name string, who agent.Whois, b agent.Bearer) Check 
 	}
 	e := f.engineOf(b.Engine)
 	if !e.Up {
+		e.Expected = true // it is by this name
 		return f.engine(e)
 	}
 	c := ok(title, "%s", says)
