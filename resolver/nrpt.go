@@ -36,12 +36,14 @@ func renderRules(domains []string, server netip.Addr) (items []Item) {
 		for i, d := range chunk {
 			names[i] = "." + d // the name itself alone without the dot
 		}
-		r := rule{
-			"Version":           dword(1),
-			"DisplayName":       sz("fairlead"),
-			"ConfigOptions":     dword(0x8), // the generic DNS server counts, and nothing else
-			"GenericDNSServers": sz(server.String()),
-			nameValue:           multiSZ(names),
+		r := rule{ // the values of Add-DnsClientNrptRule, so that Get-DnsClientNrptRule shows a rule like any other
+			"Version":            dword(2),
+			"Comment":            sz("https://github.com/fairlead-dev/fairlead"),
+			"DisplayName":        sz("fairlead"),
+			"ConfigOptions":      dword(0x8), // the generic DNS server counts, and nothing else
+			"GenericDNSServers":  sz(server.String()),
+			"IPSECCARestriction": sz(""),
+			nameValue:            multiSZ(names),
 		}
 		items = append(items, Item{NRPT, ruleKey(localRules, len(items)), r.String()})
 	}
@@ -180,7 +182,7 @@ func (n nrpt) apply(p Plan) (results []Result) {
 			err = n.step(s)
 		}
 		if errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("changing rules needs an elevated prompt (Run as Administrator): %w", err)
+			err = fmt.Errorf("%s: %w", denied(s), err)
 		}
 		if err != nil {
 			err = fmt.Errorf("%v: %w", s, err)
@@ -191,6 +193,15 @@ func (n nrpt) apply(p Plan) (results []Result) {
 		results = append(results, Result{Err: fmt.Errorf("sweep %s: %w", localRules, err)})
 	}
 	return results
+}
+
+// denied says what it takes to make a step that Windows does not let us make.
+func denied(s Step) string {
+	if strings.HasPrefix(s.Old.Key, policyRules) || strings.HasPrefix(s.New.Key, policyRules) {
+		return "group policy has rules here, so Windows ignores all others, and its key may not be changed: " +
+			"ask those who keep the group policy for this rule, or for write access of SYSTEM to the key"
+	}
+	return "changing rules needs an elevated prompt (Run as Administrator), and write access to the key"
 }
 
 // step makes one step and reads it back.

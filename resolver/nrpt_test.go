@@ -14,7 +14,8 @@ import (
 
 // ruleOf is a rule in one line for 127.0.0.153, or what the arguments say.
 func ruleOf(names ...string) string {
-	return fmt.Sprintf(`ConfigOptions=0x8 DisplayName="fairlead" GenericDNSServers="127.0.0.153" Name=["%s"] Version=0x1`, strings.Join(names, `","`))
+	return fmt.Sprintf(`Comment="https://github.com/fairlead-dev/fairlead" ConfigOptions=0x8 DisplayName="fairlead" GenericDNSServers="127.0.0.153" `+
+		`IPSECCARestriction="" Name=["%s"] Version=0x2`, strings.Join(names, `","`))
 }
 
 func renderNRPT(t *testing.T, domains ...string) []Item {
@@ -142,6 +143,8 @@ func FuzzParseRule(f *testing.F) {
 type fakeHive struct {
 	keys map[string]*fakeKey // by lower-case path
 	left int                 // changes until killed; 0 = never
+
+	sealed string // nothing below this key can be changed
 }
 
 type fakeKey struct {
@@ -184,10 +187,14 @@ func (h *fakeHive) reboot() {
 }
 
 // act is before every change.
-func (h *fakeHive) act() {
+func (h *fakeHive) act(key string) error {
 	if h.left--; h.left == 0 {
 		panic(errKilled)
 	}
+	if h.sealed != "" && strings.HasPrefix(key, h.sealed) {
+		return fs.ErrPermission
+	}
+	return nil
 }
 
 func (h *fakeHive) find(key string) (*fakeKey, error) {
@@ -221,7 +228,9 @@ func (h *fakeHive) made(key string) bool {
 }
 
 func (h *fakeHive) create(key string, volatile bool) error {
-	h.act()
+	if err := h.act(key); err != nil {
+		return err
+	}
 	parent, name := splitKey(key)
 	above, err := h.find(parent)
 	if err != nil {
@@ -238,7 +247,9 @@ func (h *fakeHive) create(key string, volatile bool) error {
 }
 
 func (h *fakeHive) set(key, name string, v regValue) error {
-	h.act()
+	if err := h.act(key); err != nil {
+		return err
+	}
 	k, err := h.find(key)
 	if err == nil {
 		k.values[name] = v
@@ -247,7 +258,9 @@ func (h *fakeHive) set(key, name string, v regValue) error {
 }
 
 func (h *fakeHive) remove(key string) error {
-	h.act()
+	if err := h.act(key); err != nil {
+		return err
+	}
 	if below, err := h.subkeys(key); err != nil {
 		return err
 	} else if len(below) > 0 {
@@ -447,6 +460,34 @@ func TestNRPT(t *testing.T) {
 				t.Errorf("before:\n%s\nafter:\n%s", before, h.dump())
 			}
 		})
+	}
+}
+
+// A key that may not be written says so, with the way out; the other one is written all the same.
+func TestNRPTReadOnly(t *testing.T) {
+	for sealed, hint := range map[string]string{policyRules: "ask those who keep the group policy", localRules: "Run as Administrator"} {
+		h := newFakeHive(parameters)
+		h.plant(localRules, nil)
+		h.plant(policyRules, nil)
+		before := h.dump()
+		h.sealed = sealed
+		p, results, _ := h.pass(t, renderNRPT(t, "docker"), nil)
+		var said []string
+		for _, r := range results {
+			if r.Err != nil {
+				said = append(said, r.Err.Error())
+				if !errors.Is(r.Err, fs.ErrPermission) {
+					t.Errorf("%v is no fs.ErrPermission", r.Err)
+				}
+			}
+		}
+		if len(said) != 1 || !strings.Contains(said[0], hint) || len(p.Keep) != 1 || strings.HasPrefix(p.Keep[0].Key, sealed) {
+			t.Errorf("%s sealed: says %q, has %v", sealed, said, p.Keep)
+		}
+		h.pass(t, nil, p.Owned)
+		if h.dump() != before {
+			t.Errorf("%s sealed: before:\n%s\nafter:\n%s", sealed, before, h.dump())
+		}
 	}
 }
 

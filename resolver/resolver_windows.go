@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -80,8 +82,15 @@ func Apply(_ context.Context, p Plan) []Result {
 			results = append(results, Result{Err: fmt.Errorf("announce the change of policy: %w", err)})
 		}
 	}
+	if len(p.Steps) > 0 {
+		// Whoever asked before the service has seen the change may have been denied, for minutes.
+		time.AfterFunc(settling, func() { _ = Flush(context.Background(), NRPT) })
+	}
 	return results
 }
+
+// settling is how long the DNS Client service may take to see a change: about a second, as seen by others.
+const settling = 2 * time.Second
 
 // Undocumented exports, or missing in old systems: Find before Call, which panics on what is not there.
 var (
@@ -94,19 +103,80 @@ var (
 // policy. A true refresh of all policy is the second choice, as it asks the domain controller, which may be far.
 func announcePolicy() error {
 	const machine = 1
-	if generateGPNotification.Find() == nil { // (machine BOOL, name LPCWSTR, flags DWORD) DWORD
+	err := generateGPNotification.Find()
+	if err == nil { // (machine BOOL, name LPCWSTR, flags DWORD) DWORD
 		name := windows.StringToUTF16Ptr("fairlead")
-		if code, _, _ := generateGPNotification.Call(machine, uintptr(unsafe.Pointer(name)), 0); code != 0 {
-			return fmt.Errorf("GenerateGPNotification: %w", windows.Errno(code))
+		code, _, _ := generateGPNotification.Call(machine, uintptr(unsafe.Pointer(name)), 0)
+		if code == 0 {
+			return nil
 		}
-		return nil
+		err = fmt.Errorf("GenerateGPNotification: %w", windows.Errno(code)) // only the system may, not an administrator
 	}
-	if err := refreshPolicyEx.Find(); err != nil {
-		return err
+	if missing := refreshPolicyEx.Find(); missing != nil {
+		return errors.Join(err, missing)
 	}
 	const force = 1 // RP_FORCE: though the domain's policy is the same
-	if ok, _, err := refreshPolicyEx.Call(machine, force); ok == 0 {
-		return fmt.Errorf("RefreshPolicyEx: %w", err)
+	if ok, _, failed := refreshPolicyEx.Call(machine, force); ok == 0 {
+		return errors.Join(err, fmt.Errorf("RefreshPolicyEx: %w", failed))
+	}
+	return nil
+}
+
+// Verify asks this host's own resolver for a name, as programs do, until the answer holds want: then the entries have
+// effect. It asks for some seconds, and returns at last why they have none. Only Windows has entries that something else may
+// override without a trace in what Read finds.
+func Verify(ctx context.Context, m Method, name string, want netip.Addr) error {
+	if m != NRPT {
+		return nil
+	}
+	var last error
+	for range 4 {
+		// A query cannot be called off: who has no time left does not wait for it.
+		answer := make(chan error, 1)
+		go func() { answer <- ask(name, want) }()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case last = <-answer:
+		}
+		if last == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(settling):
+		}
+		_ = Flush(ctx, m) // it may remember that there was no such name
+	}
+	return fmt.Errorf("the rules are in place, but Windows does not go by them: %w; hint: Get-DnsClientNrptPolicy -Effective shows those in force; "+
+		"another program's rule, group policy or a DNS Client service that has to start anew (restart Windows) may be in the way", last)
+}
+
+// ask looks up the IPv4 or IPv6 addresses of a name (DnsQuery_W).
+func ask(name string, want netip.Addr) error {
+	const asIs = 0x1000 // DNS_QUERY_TREAT_AS_FQDN: no domains to search
+	kind := uint16(windows.DNS_TYPE_A)
+	if want.Is6() {
+		kind = windows.DNS_TYPE_AAAA
+	}
+	var first *windows.DNSRecord
+	if err := windows.DnsQuery(name, kind, asIs, nil, &first, nil); err != nil {
+		return fmt.Errorf("asked for %s it says: %w", name, err)
+	}
+	defer windows.DnsRecordListFree(first, 1) // DnsFreeRecordList
+	var got []netip.Addr
+	for r := first; r != nil; r = r.Next {
+		switch {
+		case r.Type != kind:
+		case want.Is6():
+			got = append(got, netip.AddrFrom16([16]byte(r.Data[:16])))
+		default:
+			got = append(got, netip.AddrFrom4([4]byte(r.Data[:4])))
+		}
+	}
+	if !slices.Contains(got, want) {
+		return fmt.Errorf("asked for %s it says %v, not %v", name, got, want)
 	}
 	return nil
 }

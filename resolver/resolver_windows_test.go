@@ -242,13 +242,13 @@ func TestSystemWatch(t *testing.T) {
 	await("group policy's key went", func() bool { return !has(policyRules) })
 	plant(t, policyRules)
 	await("group policy's key came again", func() bool { return has(policyRules) })
-	if err := (hklm{}).set(key, "Version", dword(2)); err != nil {
+	if err := (hklm{}).set(key, "Version", dword(1)); err != nil {
 		t.Fatal(err)
 	}
 	await("a value changed", func() bool {
 		return slices.Contains(Diff(nil, p.Owned, read(t)).Blocked, Blocked{read(t)[0].Item, edited(read(t)[0].Item)})
 	})
-	if err := (hklm{}).set(key, "Version", dword(1)); err != nil {
+	if err := (hklm{}).set(key, "Version", dword(2)); err != nil {
 		t.Fatal(err)
 	}
 	pass(t, nil, p.Owned)
