@@ -145,7 +145,7 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		return
 	case reach.Kind == platform.Tunnel && reach.Dev == "":
 		s.State, s.Why = NoWay, "the tunnel is not up: "+reach.Why
-		s.Hint = "a tunnel lives as long as the agent: sudo fairlead run"
+		s.Hint = "a tunnel lives as long as the agent: " + platform.Sudo + "fairlead run"
 		return
 	case reach.Kind == platform.Tunnel:
 		if s.Prefix.Addr().Is4() && !reach.Source.IsValid() || s.Prefix.Addr().Is6() && !reach.Source6.IsValid() {

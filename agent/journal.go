@@ -66,6 +66,13 @@ func openJournal(dir string) (*journal, error) {
 	return j, nil
 }
 
+// Forget removes the journal of a host where a teardown left nothing, and its folder; anything else in that keeps it.
+func Forget(cfg Config) {
+	for _, name := range []string{"journal.json", "lock", ""} {
+		_ = os.Remove(filepath.Join(cfg.StateDir, name))
+	}
+}
+
 // change writes the journal when f changes it: temp file, fsync, rename, fsync of the folder.
 func (j *journal) change(f func(*journalDoc)) error {
 	next := j.doc

@@ -40,6 +40,7 @@ type Agent struct {
 	wake    chan struct{} // a pass is due; holds one
 	forget  chan struct{} // the OS's cache is to be flushed; holds one
 	doubled chan struct{} // an engine turned out to be another by a second way; holds one
+	changed chan struct{} // the OS's resolver entries are other ones now; holds one
 
 	zone      *dnsserver.Zone
 	server    *dnsserver.Server // nil in Once
@@ -67,6 +68,8 @@ type Agent struct {
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
 
 	due atomic.Bool // a pass is due or under way; written under mu, read without
+
+	ineffective string // why the OS does not go by its entries of ours
 }
 
 // dirty says what the next pass has to look at again.
@@ -123,7 +126,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j, names: newDirectory(),
-		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), passed: make(chan struct{}),
+		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), passed: make(chan struct{}),
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
 	for i, e := range cfg.Engines {
@@ -216,6 +219,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	})
 	jobs.Go(func() { a.keepEngines(work) })
 	jobs.Go(func() { a.keepForgetting(work) })
+	jobs.Go(func() { a.keepVerifying(work) })
 	jobs.Go(func() { a.keepProving(work) })
 	jobs.Go(func() { a.loop(work) })
 	ready()
@@ -624,6 +628,34 @@ func (a *Agent) keepForgetting(ctx context.Context) {
 	}
 }
 
+// keepVerifying asks the OS itself, after every change of its entries, whether it goes by them.
+func (a *Agent) keepVerifying(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.changed:
+		}
+		a.mu.Lock()
+		wanted := len(a.entries) > 0 && len(a.blocked) == 0 // else that says it
+		a.mu.Unlock()
+		why := ""
+		if wanted {
+			err := resolver.Verify(ctx, a.method, "ns."+a.cfg.Domains[0], a.server.Addr().Addr())
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				a.log.Warn("resolver", "err", err)
+				why = oneLine(err.Error())
+			}
+		}
+		a.mu.Lock()
+		a.ineffective = why
+		a.mu.Unlock()
+	}
+}
+
 func owner(engine, id string) string { return engine + "/" + id }
 
 // place says which of an engine's addresses are reachable now.
@@ -722,7 +754,12 @@ func (a *Agent) passResolver(ctx context.Context) error {
 		} else { // it takes its time, and names are waited for
 			poke(a.forget)
 		}
+		poke(a.changed)
 	}
-	a.entries, a.blocked = slices.Concat(plan.Keep, plan.Foreign), plan.Blocked
+	entries := slices.Concat(plan.Keep, plan.Foreign)
+	if !slices.Equal(entries, a.entries) {
+		poke(a.changed)
+	}
+	a.entries, a.blocked = entries, plan.Blocked
 	return errors.Join(errs...)
 }

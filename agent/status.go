@@ -71,6 +71,7 @@ type ResolverStatus struct {
 	Domains []string           `json:"domains"`
 	Entries []resolver.Item    `json:"entries"`
 	Blocked []resolver.Blocked `json:"blocked"`
+	Problem string             `json:"problem,omitempty"` // why the OS does not go by the entries
 }
 
 // DNSStatus is our DNS server.
@@ -115,7 +116,7 @@ func (a *Agent) Status() Status {
 func (a *Agent) status() Status {
 	s := Status{
 		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Skipped: list(a.skipped), Subnets: a.asked(), Losers: []Loser{}, Problems: list(a.problems),
-		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked)},
+		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked), Problem: a.ineffective},
 	}
 	for _, w := range a.engines {
 		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}

@@ -16,6 +16,9 @@ const (
 	DefaultEngine   = "unix:///var/run/docker.sock"
 )
 
+// Sudo goes before a command that needs this host's rights, where a command can ask for them.
+const Sudo = "sudo "
+
 // Privileged returns nil when this process may change routes, else what it lacks.
 func Privileged() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -29,6 +29,9 @@ const (
 	DefaultEngine  = "npipe:////./pipe/docker_engine"
 )
 
+// Sudo goes before a command that needs this host's rights, where a command can ask for them. Here the prompt has them.
+const Sudo = ""
+
 // Privileged returns nil when this process may change routes, else what it lacks.
 func Privileged() error {
 	if !windows.GetCurrentProcessToken().IsElevated() {

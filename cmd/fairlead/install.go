@@ -96,9 +96,7 @@ made. Config files are yours and stay.`,
 				return explainService(err)
 			}
 			if len(u.Left) == 0 {
-				// Empty but for the lock, after a clean teardown; anything else in it keeps the folder.
-				_ = os.Remove(filepath.Join(cfg.StateDir, "lock"))
-				_ = os.Remove(cfg.StateDir)
+				agent.Forget(cfg)
 			}
 			if was.Installed {
 				fmt.Fprintf(w, "the service is no longer installed (%s)\n", r.Manager)
@@ -160,9 +158,9 @@ func explainService(err error) error {
 	case errors.Is(err, installer.ErrNoManager):
 		p.Hint = "let this host's own init run: fairlead run"
 	case errors.Is(err, installer.ErrNotInstalled):
-		p.Hint = "sudo fairlead install"
+		p.Hint = platform.Sudo + "fairlead install"
 	case errors.Is(err, installer.ErrForeign):
-		p.Hint = "use it as it is with fairlead start, stop and logs, or remove it and run: sudo fairlead install"
+		p.Hint = "use it as it is with fairlead start, stop and logs, or remove it and run: " + platform.Sudo + "fairlead install"
 	default:
 		p.Hint = "fairlead logs tells more"
 	}

@@ -60,8 +60,8 @@ func command() *cobra.Command {
 		Short: "Reach containers by name and address, whatever VM their engine runs in",
 		Long: `fairlead routes this host's packets to containers and answers their names, for every Docker engine you have.
 
-  sudo fairlead setup-network     routes to all containers now, once
-  sudo fairlead run               routes and names, kept up to date, until Ctrl-C
+  ` + platform.Sudo + `fairlead setup-network     routes to all containers now, once
+  ` + platform.Sudo + `fairlead run               routes and names, kept up to date, until Ctrl-C
   ping web.docker                 the proof`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -210,7 +210,7 @@ func dial(c *cobra.Command, s *settings) (*agent.Client, agent.Config, error) {
 	}
 	client, err := agent.Dial(c.Context(), cfg.Control)
 	if errors.Is(err, agent.ErrNotRunning) {
-		err = &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "start it with: sudo fairlead install, or sudo fairlead run"}
+		err = &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "start it with: " + platform.Sudo + "fairlead install, or " + platform.Sudo + "fairlead run"}
 	}
 	return client, cfg, err
 }

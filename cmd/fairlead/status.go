@@ -70,7 +70,7 @@ func status(s *settings) *cobra.Command {
 
 func printStatus(w io.Writer, st agent.Status) {
 	if st.Paused {
-		fmt.Fprintln(w, "paused by teardown-network; go on with: sudo fairlead setup-network")
+		fmt.Fprintln(w, "paused by teardown-network; go on with: "+platform.Sudo+"fairlead setup-network")
 	}
 	for _, e := range st.Engines {
 		state := "up"
@@ -117,6 +117,9 @@ func printStatus(w io.Writer, st agent.Status) {
 	fmt.Fprintf(w, "resolver %s: %s\n", st.Resolver.Method, st.Resolver.Why)
 	for _, i := range st.Resolver.Entries {
 		fmt.Fprintln(w, "entry   ", i)
+	}
+	if st.Resolver.Problem != "" {
+		fmt.Fprintln(w, "problem: resolver:", st.Resolver.Problem)
 	}
 	for _, b := range st.Resolver.Blocked {
 		fmt.Fprintf(w, "blocked  %v: %s\n", b.Item, b.Why)
