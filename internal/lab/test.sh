@@ -41,6 +41,12 @@ if [ -d "$darwinlab" ]; then
 	cp -r --no-preserve=mode "$darwinlab" bin/darwinlab.new && rm -rf bin/darwinlab && mv bin/darwinlab.new bin/darwinlab
 	make -s -C bin/darwinlab
 fi
+if [ -d "$winelab" ]; then
+	mkdir -p bin
+	cp -r --no-preserve=mode "$winelab" bin/winelab.new && rm -rf bin/winelab && mv bin/winelab.new bin/winelab
+	winelab=bin/winelab
+	WINEDEBUG=-all bash $winelab/winelab.sh setup > bin/winelab.log 2>&1 || { cat bin/winelab.log; exit 1; }
+fi
 
 go test -race -timeout 10m ./...
 
@@ -52,7 +58,6 @@ else
 	absent darwin "$darwinlab"
 fi
 if [ -d "$winelab" ]; then
-	WINEDEBUG=-all bash "$winelab/winelab.sh" setup > bin/winelab.log 2>&1 || { cat bin/winelab.log; exit 1; }
 	echo "as windows/amd64 binaries:"
 	status=0
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go test -exec "bash $(realpath "$winelab/winelab.sh") run" "$@" || status=$?
