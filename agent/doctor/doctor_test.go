@@ -141,7 +141,7 @@ var links = []link{
 		f.Status.Engines[0].Reach = platform.Reach{Kind: platform.None, Why: "gateway 10.0.0.9 is not on-link on any interface of this host"}
 		f.Status.Engines[0].Pilot, f.Gateways = nil, nil
 		for i := range f.Status.Subnets {
-			f.Status.Subnets[i].State, f.Status.Subnets[i].Why = agent.Unreachable, f.Status.Engines[0].Reach.Why
+			f.Status.Subnets[i].State, f.Status.Subnets[i].Why = agent.NoWay, f.Status.Engines[0].Reach.Why
 		}
 	}, "reach"},
 	{"gateway silent", func(f *Facts) {
@@ -157,6 +157,19 @@ var links = []link{
 		f.Packets[0] = Answer{true, false, "no answer from 172.17.0.2"}
 	}, "pilot"},
 	{"firewall closed behind the pilot's back", func(f *Facts) { f.Packets[0] = Answer{true, false, "no answer from 172.17.0.2"} }, "packet"},
+	{"closed for one subnet", func(f *Facts) {
+		f.Status.Subnets[1].State, f.Status.Subnets[1].Why, f.Status.Subnets[1].Hint = agent.Closed, "table ip stranger drops it", "in the VM: nft delete table ip stranger"
+	}, "subnet 172.18.0.0/16"},
+	{"the other IP version", func(f *Facts) {
+		s := &f.Status.Subnets[1]
+		s.Prefix, s.State, s.Why, s.Hint = netip.MustParsePrefix("fd00:1::/64"), agent.NoWay, "the VM's address 192.168.99.100 is of the other IP version", "a tunnel carries both: --gateway dev=tunnel"
+		f.Table = f.Table[:2]
+	}, ""},
+	{"neighbours", func(f *Facts) {
+		s := &f.Status.Subnets[1]
+		s.Prefix, s.State, s.Why, s.Route = netip.MustParsePrefix("192.168.99.0/24"), agent.OnLink, "its containers are neighbours of this host on vboxnet0", routes.Route{}
+		f.Table = f.Table[:2]
+	}, ""},
 	{"tunnel", func(f *Facts) {
 		e := &f.Status.Engines[0]
 		e.Reach = platform.Reach{Kind: platform.Tunnel, Dev: "flead0", Why: "Docker Desktop's VM has no address that this host reaches"}
@@ -167,7 +180,7 @@ var links = []link{
 		e.Reach = platform.Reach{Kind: platform.Tunnel, Why: "as told"}
 		e.Pilot = &agent.PilotStatus{Error: "the VM has no /dev/net/tun"}
 		for i := range f.Status.Subnets {
-			f.Status.Subnets[i].State, f.Status.Subnets[i].Why = agent.Unreachable, "the tunnel is not up: as told"
+			f.Status.Subnets[i].State, f.Status.Subnets[i].Why = agent.NoWay, "the tunnel is not up: as told"
 		}
 	}, "reach"},
 
@@ -215,6 +228,12 @@ var links = []link{
 		f.Entries = resolver.Plan{Blocked: []resolver.Blocked{{Item: file, Why: "/etc/resolver/docker: fairlead did not make it; if you do not need it: rm /etc/resolver/docker"}}}
 		f.OS, f.Fresh, f.Cached = "darwin", Reply{}, Reply{}
 	}, "entry docker"},
+	{"an agent was killed", func(f *Facts) { dead(f); f.Strays = healthy().Entries.Keep; f.Service.Installed = true }, "agent"},
+	{"resolv.conf edited", func(f *Facts) {
+		block := resolver.Item{Method: resolver.ResolvConf, Key: "/etc/resolv.conf"}
+		f.Entries = resolver.Plan{Blocked: []resolver.Blocked{{Item: block, Why: "resolv.conf /etc/resolv.conf: ...: not what the journal says that we made, so it is left alone; to be rid of it: delete our lines"}}}
+		f.Fresh, f.Cached = Reply{}, Reply{}
+	}, "entry resolv.conf"},
 	{"no resolver here", func(f *Facts) {
 		f.Status.Resolver.Method, f.Entries = resolver.None, resolver.Plan{}
 		f.Status.Resolver.Why = "systemd-resolved does not run; nothing else here can ask one server for some names only; hint: systemctl enable --now systemd-resolved"
@@ -365,7 +384,7 @@ func scramble(rng *rand.Rand, v reflect.Value, depth int) {
 		*x = []platform.Kind{platform.Native, platform.Gateway, platform.Tunnel, platform.None, ""}[rng.IntN(5)]
 		return
 	case *agent.State:
-		*x = []agent.State{agent.Wanted, agent.Installed, agent.Foreign, agent.Native, agent.Refused, agent.Failed, agent.Unreachable, ""}[rng.IntN(8)]
+		*x = []agent.State{agent.Wanted, agent.Installed, agent.Foreign, agent.Native, agent.Refused, agent.Failed, agent.Unreachable, agent.OnLink, agent.NoWay, agent.Closed, ""}[rng.IntN(11)]
 		return
 	case *resolver.Method:
 		*x = []resolver.Method{resolver.None, resolver.Resolved, resolver.EtcResolver, resolver.NRPT, resolver.ResolvConf}[rng.IntN(5)]

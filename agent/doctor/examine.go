@@ -196,7 +196,7 @@ func (f Facts) start(e agent.EngineStatus) string {
 		return "dvm up"
 	case strings.HasSuffix(url, "/var/run/docker.sock") && f.OS == "linux":
 		return "sudo systemctl start docker"
-	case e.Hint != "" && !strings.HasPrefix(e.Hint, "start the engine"): // more is known than that it is silent
+	case e.Hint != "" && !strings.HasPrefix(e.Hint, "start the engine") && !strings.HasPrefix(e.Hint, "fairlead "): // more is known than that it is silent
 		return e.Hint
 	}
 	return "docker -H " + word(e.URL) + " version"
@@ -316,6 +316,15 @@ func (f Facts) subnet(e agent.EngineStatus, i int) Check {
 		return skip(name, "%sno route: %s", of, f.away())
 	case agent.Refused:
 		return fail(name, or(s.Hint, "fairlead doctor"), "%srefused: %s", of, s.Why)
+	case agent.OnLink:
+		c = ok(name, "%s%s", of, s.Why)
+	case agent.Closed:
+		return fail(name, or(s.Hint, setup), "%sthe VM lets nothing through to it: %s", of, s.Why)
+	case agent.NoWay:
+		if s.Hint == "" || !f.Running || slices.ContainsFunc(f.reach(e), failed) { // then that has the hint
+			return skip(name, "%s%s", of, s.Why)
+		}
+		return warn(name, s.Hint, "%s%s", of, s.Why)
 	case agent.Unreachable:
 		return skip(name, "%scannot be reached: %s", of, s.Why)
 	default:
@@ -425,6 +434,9 @@ func (f Facts) resolver() Check {
 	const name = "resolver"
 	r := f.Status.Resolver
 	switch {
+	case !f.Running && len(f.Strays) > 0 && f.AgentErr == nil:
+		i := f.Strays[0]
+		return fail(name, f.asRoot("fairlead teardown-network"), "the OS still asks an agent that is gone: %v", i)
 	case !f.Running:
 		return skip(name, "%s: nobody is told to ask it", f.away())
 	case f.Status.Paused:
@@ -451,7 +463,10 @@ func (f Facts) entries() (out []Check) {
 			why, undo, ok = strings.Cut(b.Why, "if you do not need it: ")
 		}
 		hint := f.asRoot("fairlead doctor")
-		if ok {
+		switch {
+		case b.Item.Method == resolver.ResolvConf: // the way out is no command there
+			hint = f.asRoot("sed -i --follow-symlinks '/^# fairlead: begin/,/^# fairlead: end/d' " + b.Item.Key)
+		case ok:
 			hint = f.asRoot(undo)
 		}
 		out = append(out, fail("entry "+keyName(b.Item.Key), hint, "%s; if you do not need it, remove it", strings.TrimRight(why, ";, ")))

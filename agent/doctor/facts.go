@@ -42,8 +42,9 @@ type Facts struct {
 
 	Entries    resolver.Plan // what the OS lacks to ask us
 	EntriesErr error
-	Fresh      Reply // the OS's, to a name below Known that nobody has asked before
-	Cached     Reply // the OS's, to Known
+	Strays     []resolver.Item // entries of ours while no agent runs
+	Fresh      Reply           // the OS's, to a name below Known that nobody has asked before
+	Cached     Reply           // the OS's, to Known
 
 	Leftovers []Leftover
 }

@@ -233,11 +233,20 @@ func inUse(err error) bool { return strings.Contains(agent.Explain(err).Hint, "a
 
 // readResolver finds what the OS lacks of what the agent wants it to have.
 func (f *Facts) readResolver(ctx context.Context) {
-	if !f.Running || f.Status.Paused {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
+	if !f.Running {
+		found, _ := resolver.Read(ctx)
+		for _, e := range found {
+			if e.Foreign == "" {
+				f.Strays = append(f.Strays, e.Item)
+			}
+		}
+		return
+	}
+	if f.Status.Paused {
+		return
+	}
 	want, err := resolver.Render(f.Status.Resolver.Method, resolver.Want{Domains: f.Status.Resolver.Domains, Server: f.Status.DNS.Listen})
 	if err != nil {
 		f.EntriesErr = err
