@@ -59,7 +59,7 @@ type Key struct {
 
 // Keys are all settings, in the order in which they are shown.
 var Keys = []Key{
-	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR] (repeatable; default: all that are found, $DOCKER_HOST first)"},
+	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR], ssh://user@host (repeatable; default: all that are found, $DOCKER_HOST first)"},
 	{Name: "home", Multi: true, Arg: "DIR", Help: "the home of a user whose docker contexts and VMs are looked for (repeatable; default: yours, and that of the user at the screen)"},
 	{Name: "docker-env", Multi: true, Arg: "NAME=VALUE", Help: "a variable of docker's or of a VM tool's, as the shell of its user has it (repeatable; default: those of this shell)"},
 	{Name: "gateway", Multi: true, Arg: "[NAME=]WHERE", Help: "how packets reach an engine's containers: auto, native, tunnel or the VM's address (repeatable; default auto)"},
@@ -207,8 +207,11 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	if err := c.loadGateways(get("gateway")); err != nil {
 		return c, err
 	}
+	if err := c.loadHomes(get("home")); err != nil {
+		return c, err
+	}
 	if len(c.Engines) == 0 {
-		if err := c.loadDiscovery(get("home"), get("docker-env"), dockerEnv); err != nil {
+		if err := c.loadDiscovery(get("docker-env"), dockerEnv); err != nil {
 			return c, err
 		}
 	}
@@ -333,14 +336,29 @@ func (c *Config) gateway(name string, first bool) string {
 	return told
 }
 
-// loadDiscovery notes where engines are to be looked for.
-func (c *Config) loadDiscovery(homes, variables []string, dockerEnv func(string) (string, bool)) error {
+// loadHomes notes whose files tell of engines, and whose keys ssh takes.
+func (c *Config) loadHomes(homes []string) error {
 	for _, h := range homes {
 		if !filepath.IsAbs(h) {
 			return usage("a home is written: --home /Users/me", "home %q is no absolute path", h)
 		}
 		c.Homes = append(c.Homes, filepath.Clean(h))
 	}
+	for i := range c.Engines {
+		if !strings.HasPrefix(c.Engines[i].URL, "ssh:") {
+			continue
+		}
+		if len(c.Homes) > 0 {
+			c.Engines[i].Home = c.Homes[0]
+		} else if here := platform.Homes(); len(here) > 0 {
+			c.Engines[i].Home = here[0].Dir
+		}
+	}
+	return nil
+}
+
+// loadDiscovery notes what else tells of engines.
+func (c *Config) loadDiscovery(variables []string, dockerEnv func(string) (string, bool)) error {
 	c.DockerEnv = map[string]string{}
 	for _, name := range platform.Variables {
 		if v, ok := dockerEnv(name); ok && v != "" {

@@ -47,6 +47,11 @@ func discover(cfg Config) ([]platform.Endpoint, []Skipped) {
 		h.Homes = platform.Homes()
 	}
 	found, problems := platform.Discover(h)
+	for i := range found {
+		if found[i].Home == "" && strings.HasPrefix(found[i].URL, "ssh:") && len(h.Homes) > 0 {
+			found[i].Home = h.Homes[0].Dir // whose DOCKER_HOST it is
+		}
+	}
 	for _, p := range problems {
 		skipped = append(skipped, Skipped{Provider: p.Provider, Path: oneLine(p.Path), Why: oneLine(p.Err.Error()), Hint: oneLine(p.Hint)})
 	}

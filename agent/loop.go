@@ -471,7 +471,8 @@ func (w *watched) facts() platform.EngineFacts {
 		f.Known = *w.found
 	}
 	if u, err := url.Parse(w.cfg.URL); err == nil {
-		f.Socket = u.Scheme != "tcp"
+		f.SSH = u.Scheme == "ssh"
+		f.Socket = u.Scheme != "tcp" && !f.SSH
 	}
 	for _, n := range w.networks {
 		if n.Driver == "bridge" {

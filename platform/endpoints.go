@@ -268,7 +268,12 @@ func (s *search) add(path string, e Endpoint, chosen bool) {
 	}
 	e.URL = u
 	key := strings.ToLower(u)
-	if scheme, at, _ := strings.Cut(u, "://"); scheme != "tcp" {
+	scheme, at, _ := strings.Cut(u, "://")
+	switch {
+	case scheme == "ssh" && !chosen: // others' hosts are not to be knocked at for ever
+		s.problem(path, errSSH, "docker context use "+word(e.Name))
+		return
+	case scheme == "unix" || scheme == "npipe":
 		if scheme == "npipe" {
 			at = strings.ReplaceAll(at, "/", `\`)
 		}
@@ -380,7 +385,7 @@ func label(s string) string {
 
 var errNotFolder = errors.New("not a folder")
 
-var errSSH = errors.New("ssh:// endpoints are not spoken yet")
+var errSSH = errors.New("engines by ssh are watched only when docker's settings choose them")
 
 // normalURL writes an endpoint as Endpoint.URL does, from what docker's -H takes (docs.docker.com/reference/cli/docker/#host).
 func normalURL(raw string, tls bool) (string, error) {
@@ -434,7 +439,11 @@ func normalURL(raw string, tls bool) (string, error) {
 		}
 		return "tcp://" + strings.ToLower(host) + ":" + port, nil
 	case "ssh":
-		return "", errSSH
+		u, err := url.Parse(raw)
+		if err != nil || u.User.String() != "" && !hostName(u.User.String()) || !hostName(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" {
+			return "", fmt.Errorf("%.200q is not written ssh://user@host", raw)
+		}
+		return u.String(), nil
 	}
 	return "", fmt.Errorf("%.20q endpoints are not spoken", scheme+"://")
 }

@@ -84,6 +84,7 @@ func isOwn(addr netip.Addr, links []Link) bool {
 type EngineFacts struct {
 	Told    string         // "auto", "native", "tunnel" or the VM's address
 	Socket  bool           // the API is a socket or pipe on this host
+	SSH     bool           // the API is reached by ssh
 	Host    netip.Addr     // the API's address otherwise; zero when its name does not resolve
 	System  string         // Docker's OperatingSystem: "Docker Desktop", "OrbStack", ...
 	Subnets []netip.Prefix // of its bridge networks
@@ -110,6 +111,9 @@ func Decide(f EngineFacts, links []Link) Reach {
 	}
 	if f.Known.Reach != "" {
 		return Reach{Kind: f.Known.Reach, Why: f.Known.Why}
+	}
+	if f.SSH {
+		return Reach{Kind: Tunnel, Why: "an engine that is spoken to by ssh may be anywhere"}
 	}
 	f.Host = f.Host.Unmap()
 	if f.Socket || f.Host.IsLoopback() || isOwn(f.Host, links) {

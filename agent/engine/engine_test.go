@@ -34,6 +34,9 @@ import (
 
 // TestMain fails the package when something of it, or of the client, still runs after the tests.
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "ssh" {
+		os.Exit(ssh(os.Args[1:]))
+	}
 	code := m.Run()
 	for deadline := time.Now().Add(30 * time.Second); code == 0; time.Sleep(10 * time.Millisecond) {
 		all := make([]byte, 1<<20)
@@ -78,7 +81,10 @@ func TestParseEndpoint(t *testing.T) {
 		{in: "/var/run/docker.sock"}, {in: "192.168.99.100:2376"}, {in: "localhost:2375"},
 		{in: "unix://"}, {in: "unix://run/docker.sock"}, {in: "unix:"}, {in: "unix:/var/run/docker.sock"}, {in: "UNIX:///var/run/docker.sock"}, {in: "npipe://docker_engine"},
 		{in: "tcp://"}, {in: "tcp://10.0.0.1"}, {in: "tcp://:2375"}, {in: "tcp://10.0.0.1:port"}, {in: "tcp:///2375"}, {in: "tcp://[::1:2375"},
-		{in: "ssh://me@vm"}, {in: "http://10.0.0.1:2375"}, {in: "fd://"}, {in: "dev=https://10.0.0.1"}, {in: "unix:///a\x00b"}, {in: "://"},
+		{"ssh://me@vm", Endpoint{Name: "default", URL: "ssh://me@vm"}, ""},
+		{"far=ssh://vm:2222/run/docker.sock", Endpoint{Name: "far", URL: "ssh://vm:2222/run/docker.sock"}, ""},
+		{in: "ssh://"}, {in: "ssh://-oProxyCommand=x"}, {in: "ssh://-l@vm"}, {in: "ssh://me:secret@vm"}, {in: "ssh://vm?x"}, {in: "ssh://vm/a;b"}, {in: "ssh://vm/$(x)"}, {in: "ssh://a b"},
+		{in: "http://10.0.0.1:2375"}, {in: "fd://"}, {in: "dev=https://10.0.0.1"}, {in: "unix:///a\x00b"}, {in: "://"},
 		// What is misspelt would leave out TLS.
 		{in: "tcp://10.0.0.1:2376?cert=/a"}, {in: "tcp://10.0.0.1:2376?certs=/a;b"}, {in: "tcp://10.0.0.1:2376?certs=/a&tls=no"}, {in: "tcp://10.0.0.1:2376?certs=%zz"},
 	} {

@@ -232,7 +232,8 @@ func (s *settings) forService(cfg agent.Config) (flags, from []string, err error
 			add(k.Name, v)
 		}
 	}
-	if len(cfg.Engines) == 0 && len(cfg.Homes) == 0 {
+	ssh := func(e agent.EngineConfig) bool { return strings.HasPrefix(e.URL, "ssh:") }
+	if len(cfg.Homes) == 0 && (len(cfg.Engines) == 0 || slices.ContainsFunc(cfg.Engines, ssh)) {
 		for _, h := range platform.Homes() {
 			add("home", h.Dir)
 		}
