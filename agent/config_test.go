@@ -161,7 +161,7 @@ func TestLoadRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, value, err, hint string }{
 		{"engine", "192.168.99.100:2375", "not a URL", "--engine dev=tcp://"},
 		{"engine", "", "not a URL", "--engine dev=tcp://"},
-		{"engine", "ssh://vm", "ssh:// is not spoken", "--engine dev=tcp://"},
+		{"engine", "ftp://vm", "ftp:// is not spoken", "--engine dev=tcp://"},
 		{"engine", "tcp://vm", "tcp://HOST:PORT", "--engine dev=tcp://"},
 		{"engine", "unix://", "a socket is written", "--engine dev=tcp://"},
 		{"engine", "unix:///a,unix:///b", `two engines are called "default"`, "--engine dev=URL --engine test=URL"},
