@@ -228,6 +228,7 @@ const (
 )
 
 // plist is d as a launchd daemon (launchd.plist(5)). Without ExitTimeOut: with one, launchd is said not to send SIGTERM at shutdown.
+// Interactive: programs wait for our answers and packets, which launchd would slow down by default.
 func plist(d definition) string {
 	var args bytes.Buffer
 	for _, a := range append([]string{d.Program}, d.Args...) {
@@ -255,6 +256,8 @@ func plist(d definition) string {
 	</dict>
 	<key>ThrottleInterval</key>
 	<integer>5</integer>
+	<key>ProcessType</key>
+	<string>Interactive</string>
 	<key>StandardOutPath</key>
 	<string>` + logFile + `</string>
 	<key>StandardErrorPath</key>

@@ -100,7 +100,7 @@ func TestPlist(t *testing.T) {
 	if want := append([]string{awkward.Program}, awkward.Args...); !slices.Equal(doc.Strings, want) {
 		t.Errorf("ProgramArguments are %q, want %q", doc.Strings, want)
 	}
-	if want := []string{"Label", "ProgramArguments", "RunAtLoad", "KeepAlive", "ThrottleInterval", "StandardOutPath", "StandardErrorPath"}; !slices.Equal(doc.Keys, want) {
+	if want := []string{"Label", "ProgramArguments", "RunAtLoad", "KeepAlive", "ThrottleInterval", "ProcessType", "StandardOutPath", "StandardErrorPath"}; !slices.Equal(doc.Keys, want) {
 		t.Errorf("keys are %q, want %q", doc.Keys, want)
 	}
 }

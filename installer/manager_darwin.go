@@ -3,11 +3,15 @@ package installer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -16,6 +20,10 @@ const (
 	target       = "system/" + label
 	launchctl    = "/bin/launchctl"
 	programPlace = "/Library/PrivilegedHelperTools/" + label // /usr/local is often a user's
+
+	rotation = "/etc/newsyslog.d/fairlead.conf"
+	// newsyslog.conf(5): five old ones of 1 MB, by bzip2; N: nobody has to be told.
+	rotationRules = "# Written by: fairlead install. Removed by: fairlead uninstall.\n" + logFile + "\t644\t5\t1000\t*\tJN\n"
 )
 
 // installed is our property list; nil where there is none.
@@ -44,7 +52,16 @@ func atBoot() (bool, error) {
 }
 
 func write(d definition, _ bool) error {
+	if err := stop(); err != nil { // launchd keeps the list that it has read, also while the program does not run
+		return err
+	}
 	if err := replaceFile(place, []byte(plist(d)), 0o644); err != nil { // launchd refuses one that others can write
+		return err
+	}
+	if err := os.Chown(place, 0, 0); err != nil { // or that is not root:wheel's
+		return err
+	}
+	if err := rotate(); err != nil {
 		return err
 	}
 	// Only where it is needed: launchd never forgets it.
@@ -55,7 +72,38 @@ func write(d definition, _ bool) error {
 	return err
 }
 
+// rotate has newsyslog(8) rotate the log. Rules that are there already are somebody's own and stay.
+func rotate() error {
+	if _, err := os.Lstat(rotation); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Dir(rotation)); err != nil {
+		return nil // nobody would read it
+	}
+	return replaceFile(rotation, []byte(rotationRules), 0o644)
+}
+
+// forgetLogs removes the log, its rotated parts, and the rules for that unless somebody has changed them.
+func forgetLogs() error {
+	logs, err := filepath.Glob(logFile + ".[0-9]*")
+	if err != nil {
+		return err
+	}
+	if b, err := os.ReadFile(rotation); err == nil && string(b) == rotationRules {
+		logs = append(logs, rotation)
+	}
+	for _, file := range append(logs, logFile) {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 func start() error {
+	if on, err := atBoot(); err == nil && !on {
+		return errors.New("macOS has it switched off (System Settings, General, Login Items); install switches it on")
+	}
 	args := []string{"bootstrap", "system", place}
 	if loaded() {
 		args = []string{"kickstart", target}
@@ -87,7 +135,7 @@ func remove() error {
 	if err := stop(); err != nil {
 		return err
 	}
-	if err := os.Remove(logFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := forgetLogs(); err != nil {
 		return err
 	}
 	return os.Remove(place)
@@ -100,4 +148,40 @@ func LogCommand(lines int, follow bool) ([]string, error) {
 		c = append(c, "-F")
 	}
 	return append(c, logFile), nil
+}
+
+// Log returns where a running program's log goes.
+func Log() io.Writer { return &logWriter{path: logFile} }
+
+// logWriter writes to standard error. Where launchd has made that the log file, and newsyslog has moved that away since, it
+// makes a new one in its place: launchd itself never would.
+type logWriter struct {
+	path string
+	ours bool // standard error has been that file
+}
+
+func (w *logWriter) Write(b []byte) (int, error) {
+	w.follow()
+	return os.Stderr.Write(b)
+}
+
+func (w *logWriter) follow() {
+	is, err := os.Stderr.Stat()
+	if err != nil || !is.Mode().IsRegular() {
+		return
+	}
+	at, err := os.Lstat(w.path)
+	switch {
+	case err == nil && os.SameFile(is, at):
+		w.ours = true
+		return
+	case !w.ours, err != nil && !errors.Is(err, fs.ErrNotExist):
+		return
+	}
+	f, err := os.OpenFile(w.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return // the old one is better than none
+	}
+	defer f.Close()
+	_ = unix.Dup2(int(f.Fd()), 2) // what the runtime says of a crash, too
 }

@@ -2,6 +2,7 @@ package installer
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,3 +84,6 @@ func LogCommand(lines int, follow bool) ([]string, error) {
 	}
 	return append(c, "--no-pager"), nil
 }
+
+// Log returns where a running program's log goes.
+func Log() io.Writer { return os.Stderr }

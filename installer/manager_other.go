@@ -2,6 +2,11 @@
 
 package installer
 
+import (
+	"io"
+	"os"
+)
+
 const managerName, place, programPlace = "", "", ""
 
 func installed() (*definition, error)        { return nil, ErrNoManager }
@@ -12,3 +17,6 @@ func remove() error                          { return ErrNoManager }
 func start() error                           { return ErrNoManager }
 func stop() error                            { return ErrNoManager }
 func LogCommand(int, bool) ([]string, error) { return nil, ErrNoManager }
+
+// Log returns where a running program's log goes.
+func Log() io.Writer { return os.Stderr }

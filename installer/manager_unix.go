@@ -5,7 +5,6 @@ package installer
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -83,6 +82,3 @@ func tell(tool string, args ...string) (out string, err error) {
 	}
 	return out, err
 }
-
-// Log returns where a running program's log goes.
-func Log() io.Writer { return os.Stderr }

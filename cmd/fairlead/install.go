@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,6 +46,9 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			if err != nil {
 				return explainService(err)
 			}
+			if err := s.answers(c.Context(), r.State); err != nil {
+				return err
+			}
 			now := "now"
 			if len(r.Done) == 0 {
 				now = "already"
@@ -55,6 +59,29 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			}
 			return nil
 		},
+	}
+}
+
+// answers waits for the service's agent where the service manager does not: launchd is content with a process.
+func (s *settings) answers(ctx context.Context, is installer.State) error {
+	if is.Manager != "launchd" {
+		return nil
+	}
+	if err := s.adopt(is.Args); err != nil {
+		return err
+	}
+	cfg, err := s.load()
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		_, err := agent.Dial(ctx, cfg.Control)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return explainService(fmt.Errorf("the service was started, but does not answer: %w", err))
+		}
 	}
 }
 
@@ -112,7 +139,7 @@ made. Config files are yours and stay.`,
 }
 
 // serviceVerb is start, stop and restart: do, and afterwards the service has to run or not.
-func serviceVerb(name, short, already, now string, runs bool, do func() error) *cobra.Command {
+func serviceVerb(s *settings, name, short, already, now string, runs bool, do func() error) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: short,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -125,6 +152,11 @@ func serviceVerb(name, short, already, now string, runs bool, do func() error) *
 				return explainService(err)
 			}
 			after, err := installer.Look()
+			if err == nil && runs {
+				if err := s.answers(c.Context(), after); err != nil {
+					return err
+				}
+			}
 			switch {
 			case foreign:
 			case err != nil:

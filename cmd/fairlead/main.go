@@ -73,9 +73,9 @@ func command() *cobra.Command {
 	root.AddCommand(
 		setupNetwork(s), teardownNetwork(s), runAgent(s), status(s), ls(s), query(s), config(s), versionCmd(s),
 		install(s), uninstall(s), logs(),
-		serviceVerb("start", "Start the service", "runs already", "now runs", true, installer.Start),
-		serviceVerb("stop", "Stop the service until the next start or boot", "does not run anyway", "no longer runs", false, installer.Stop),
-		serviceVerb("restart", "Stop and start the service", "", "was restarted, and runs", true, installer.Restart),
+		serviceVerb(s, "start", "Start the service", "runs already", "now runs", true, installer.Start),
+		serviceVerb(s, "stop", "Stop the service until the next start or boot", "does not run anyway", "no longer runs", false, installer.Stop),
+		serviceVerb(s, "restart", "Stop and start the service", "", "was restarted, and runs", true, installer.Restart),
 		trace(s), doctorCmd(s),
 	)
 	root.InitDefaultCompletionCmd()

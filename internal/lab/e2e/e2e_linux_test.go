@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(launchdEnv) != "" {
+		os.Exit(launchctlMain())
+	}
 	dir, err := os.MkdirTemp("", "e2e-")
 	if err != nil {
 		panic(err)

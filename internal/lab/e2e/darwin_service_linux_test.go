@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/internal/lab"
+)
+
+const (
+	macJob  = "dev.fairlead.agent"
+	macCopy = "/Library/PrivilegedHelperTools/dev.fairlead.agent"
+	macLog  = "/var/log/fairlead.log"
+)
+
+// does runs a command that has to succeed and to say all of that.
+func (m mac) does(command string, says ...string) {
+	m.t.Helper()
+	out := m.must(strings.Fields(command)...)
+	for _, want := range says {
+		if !strings.Contains(out, want) {
+			m.t.Errorf("fairlead %s does not say %q:\n%s", command, want, out)
+		}
+	}
+}
+
+// The service's whole life under launchd's rules, and nothing left of it.
+func TestMacService(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	l := m.launchd()
+	vm := m.StartVM(t, lab.VMOptions{TCP: true})
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ip := address(t, vm, "bridge", "web")
+	m.done(os.MkdirAll(m.root+"/etc/newsyslog.d", 0o755))
+	before := m.state()
+	engine := " --engine dev=" + vm.URL()
+
+	m.does("install"+engine, "to "+macCopy+", where only root can change it", "wrote /Library/LaunchDaemons/dev.fairlead.agent.plist", "started it", "now installed (launchd), and it runs")
+	m.answers("web.docker", ip)
+	m.resolves("17.172.in-addr.arpa", "docker")
+	m.ping(ip)
+	for path, mode := range map[string]os.FileMode{"/Library/LaunchDaemons/dev.fairlead.agent.plist": 0o644, macCopy: 0o755, "/etc/newsyslog.d/fairlead.conf": 0o644} {
+		i, err := os.Lstat(m.root + path)
+		if err != nil || i.Mode() != mode || i.Sys().(*syscall.Stat_t).Uid != 0 || i.Sys().(*syscall.Stat_t).Gid != 0 {
+			t.Errorf("%s: %v %+v", path, err, i)
+		}
+	}
+	first := l.pid(macJob)
+	m.does("install"+engine, "already installed (launchd), and it runs")
+	m.does("start", "already") // runs
+	if now := l.pid(macJob); now != first {
+		t.Errorf("doing it again has started it anew: %d, %d", first, now)
+	}
+
+	t.Run("a crash", func(t *testing.T) {
+		m := m.in(t)
+		m.done(syscall.Kill(first, syscall.SIGKILL))
+		m.eventually("launchd starts it again", func() error {
+			if now := l.pid(macJob); now == 0 || now == first {
+				return fmt.Errorf("pid %d", now)
+			}
+			return nil
+		})
+		m.answers("web.docker", ip)
+	})
+
+	t.Run("stop and start", func(t *testing.T) {
+		m := m.in(t)
+		m.does("stop")
+		m.resolves()
+		if l.loaded(macJob) {
+			t.Error("it is still loaded")
+		}
+		m.does("start")
+		m.answers("web.docker", ip)
+		m.does("restart")
+		m.answers("web.docker", ip)
+	})
+
+	t.Run("upgrade", func(t *testing.T) {
+		m := m.in(t)
+		b, err := os.ReadFile(m.program[len(m.program)-1])
+		m.done(err)
+		newer := m.dir + "/fairlead-newer"
+		m.done(os.WriteFile(newer, append(b, 0), 0o755)) // other bytes of the same program
+		sub := *m.host
+		sub.program = append(append([]string{}, m.program[:len(m.program)-1]...), newer)
+		(mac{&sub, m.root}).does("install"+engine+" --domain lab", "stopped the service of before", "copied "+newer, "it runs")
+		m.answers("web.lab", ip)
+		m.resolves("17.172.in-addr.arpa", "lab")
+		if text(m.root+macCopy) != text(newer) {
+			t.Error("the copy is not the new program")
+		}
+	})
+
+	t.Run("the log is rotated", func(t *testing.T) {
+		m := m.in(t)
+		m.done(os.Rename(m.root+macLog, m.root+macLog+".0")) // as newsyslog does
+		docker(t, vm, "network", "create", "--subnet", "172.30.5.0/24", "shop")
+		m.eventually("a new log", func() error {
+			if !strings.Contains(text(m.root+macLog), "172.30.5.0/24") {
+				return errors.New("nothing in it")
+			}
+			return nil
+		})
+		if out := m.must("logs", "-n", "1000"); !strings.Contains(out, "172.30.5.0/24") {
+			t.Errorf("logs: %q", out)
+		}
+		docker(t, vm, "network", "rm", "shop")
+	})
+
+	t.Run("switched off in System Settings", func(t *testing.T) {
+		m := m.in(t)
+		m.does("stop")
+		l.ctl([]string{"disable", "system/" + macJob})
+		if _, errs, code := m.fairlead("start"); code != agent.ExitFailed || !strings.Contains(errs, "Login Items") {
+			t.Errorf("start: exit %d\n%s", code, errs)
+		}
+		m.does("install"+engine, "it runs")
+		m.answers("web.docker", ip)
+	})
+
+	t.Run("one that does not come up", func(t *testing.T) {
+		m := m.in(t)
+		out, errs, code := m.fairlead("install", "--engine", "dev="+vm.URL(), "--dns-listen", "127.0.0.2:55353") // which no Mac has
+		if code != agent.ExitFailed || !strings.Contains(errs, "hint: fairlead logs") {
+			t.Errorf("install: exit %d\n%s%s", code, out, errs)
+		}
+		m.does("install"+engine, "it runs")
+		m.answers("web.docker", ip)
+	})
+
+	m.does("uninstall", "removed /Library/LaunchDaemons/dev.fairlead.agent.plist", "removed "+macCopy, "no longer installed (launchd)")
+	_ = os.RemoveAll(l.state)
+	m.same(before)
+	left, _ := filepath.Glob(m.root + macLog + "*")
+	state, _ := filepath.Glob(m.root + "/var/db/fairlead*")
+	if left = append(left, state...); len(left) > 0 {
+		t.Error(text(m.root + "/var/db/fairlead/journal.json"))
+	}
+	if len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	m.does("uninstall", "is not installed")
+}
+
+// A property list of our name that is not ours is named and stays as it is; so does a program in our place.
+func TestMacServiceForeign(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	m.launchd()
+	for path, content := range map[string]string{
+		"/Library/LaunchDaemons/dev.fairlead.agent.plist": "<plist version=\"1.0\"><dict/></plist>\n",
+		macCopy: "somebody's program",
+	} {
+		m.put(path, content)
+		before := m.state()
+		if out, errs, code := m.fairlead("install"); code != agent.ExitFailed || !strings.Contains(errs, path) || !strings.Contains(errs, "hint: ") {
+			t.Errorf("install: exit %d\n%s%s", code, out, errs)
+		}
+		m.same(before)
+		m.done(os.Remove(m.root + path))
+	}
+}
