@@ -221,6 +221,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	jobs.Go(func() { a.keepForgetting(work) })
 	jobs.Go(func() { a.keepVerifying(work) })
 	jobs.Go(func() { a.keepProving(work) })
+	jobs.Go(func() { platform.WatchWake(work, a.woke) })
 	jobs.Go(func() { a.loop(work) })
 	ready()
 
@@ -248,6 +249,19 @@ func (a *Agent) hints(watch func(context.Context, func()) error, ctx context.Con
 	if err := watch(ctx, func() { a.mark(d) }); err != nil && ctx.Err() == nil {
 		a.log.Warn("changes are noticed only every "+relookEvery.String(), "of", name, "err", err)
 	}
+}
+
+// woke looks at everything again, as nothing that was known before the sleep needs to be true.
+func (a *Agent) woke() {
+	a.log.Info("this host slept")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.proofs)
+	for _, w := range a.engines {
+		w.eng.Hurry()
+		poke(w.kick)
+	}
+	a.markLocked(dirty{routes: true, names: true, resolver: true})
 }
 
 // mark says what the next pass has to look at, and that one is due.

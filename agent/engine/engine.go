@@ -96,6 +96,8 @@ type Engine struct {
 	log  *slog.Logger
 	pace pace
 	live atomic.Pointer[session] // while the watch follows the engine
+
+	hurry chan struct{} // holds one
 }
 
 // pace is how long is waited for what. A stopped engine or VM must be noticed within 10 s: two pings of pingTimeout, the
@@ -117,7 +119,7 @@ var usual = pace{
 
 // New returns an Engine; nothing is dialled yet.
 func New(ep Endpoint, log *slog.Logger) *Engine {
-	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name), pace: usual}
+	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name), pace: usual, hurry: make(chan struct{}, 1)}
 }
 
 // connection is one client with a negotiated API; it is made anew after every loss, as the engine may have been upgraded.

@@ -51,9 +51,19 @@ func (e *Engine) Watch(ctx context.Context, sink func(Update)) {
 		}
 		select {
 		case <-ctx.Done():
+		case <-e.hurry:
+			pause = e.pace.backoffMin
 		case <-time.After(pause/2 + rand.N(pause)):
+			pause = min(2*pause, e.pace.backoffMax)
 		}
-		pause = min(2*pause, e.pace.backoffMax)
+	}
+}
+
+// Hurry has Watch look at once whether the engine still answers, or answers again: this host slept, or its links changed.
+func (e *Engine) Hurry() {
+	select {
+	case e.hurry <- struct{}{}:
+	default:
 	}
 }
 
@@ -180,6 +190,7 @@ func (s *session) ping(ctx context.Context, cancel context.CancelCauseFunc) {
 			case <-ctx.Done():
 				return
 			case <-t.C:
+			case <-s.hurry:
 			}
 		}
 		err := s.alive(ctx)

@@ -686,6 +686,35 @@ func TestWatchReconnects(t *testing.T) {
 	w.untilTrue(d)
 }
 
+// In a hurry a lost engine is dialled without a pause, and one that hangs is asked at once.
+func TestWatchHurry(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	p := brisk()
+	p.backoffMin, p.backoffMax, p.pingEvery = time.Hour, time.Hour, time.Hour
+	var pings atomic.Int32
+	broken := func(w http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
+		if r.URL.Path == "/_ping" {
+			pings.Add(1)
+		}
+		http.Error(w, "not now", http.StatusServiceUnavailable)
+	}
+	d.setHook(broken)
+	w := watch(t, d.url, p)
+	w.until("it is not there", func() bool { return len(w.downs) == 1 })
+	d.setHook(nil)
+	w.e.Hurry()
+	w.untilListed()
+	d.untilSubscribed()
+	d.setHook(broken)
+	pings.Store(0)
+	w.e.Hurry()
+	w.until("it is lost", func() bool { return len(w.downs) == 2 })
+	if pings.Load() == 0 {
+		t.Errorf("nobody asked it: %v", w.downs)
+	}
+}
+
 func TestWatchHalfOpen(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
