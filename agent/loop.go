@@ -491,7 +491,13 @@ func (w *watched) facts() platform.EngineFacts {
 	for _, n := range w.networks {
 		if n.Driver == "bridge" {
 			f.Subnets = append(f.Subnets, n.Subnets...)
+			if len(n.ID) >= 12 && n.Options["com.docker.network.bridge.name"] == "" {
+				f.Bridges = append(f.Bridges, "br-"+n.ID[:12])
+			}
 		}
+	}
+	if name, err := os.Hostname(); err == nil && w.info.Kernel != "" {
+		f.Here = name == w.info.Host && platform.Kernel() == w.info.Kernel
 	}
 	return f
 }

@@ -32,3 +32,6 @@ func BootID() string {
 	id, _ := unix.Sysctl("kern.bootsessionuuid")
 	return id
 }
+
+// Kernel is "": engines run on other kernels than this host's.
+func Kernel() string { return "" }

@@ -40,3 +40,12 @@ func BootID() string {
 	}
 	return strings.TrimSpace(string(b))
 }
+
+// Kernel is the release of this host's kernel, as engines tell theirs: "6.1.0-18-amd64". It is "" where engines have another.
+func Kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -20,3 +20,6 @@ func Privileged() error { return errors.ErrUnsupported }
 
 // BootID changes with every boot of this host.
 func BootID() string { return "" }
+
+// Kernel is "": engines run on other kernels than this host's.
+func Kernel() string { return "" }

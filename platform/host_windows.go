@@ -53,3 +53,6 @@ func BootID() string {
 	}
 	return strconv.FormatInt(t.BootTime-t.BootTimeBias, 10)
 }
+
+// Kernel is "": engines run on other kernels than this host's.
+func Kernel() string { return "" }

@@ -88,6 +88,8 @@ type EngineFacts struct {
 	Host    netip.Addr     // the API's address otherwise; zero when its name does not resolve
 	System  string         // Docker's OperatingSystem: "Docker Desktop", "OrbStack", ...
 	Subnets []netip.Prefix // of its bridge networks
+	Bridges []string       // those of its interfaces whose names nobody else has: they hold a network's random id
+	Here    bool           // it says that it runs on a machine of this host's name and kernel
 	Known   Endpoint       // where it was found, if nobody named it: its product may be known for one reach
 }
 
@@ -120,14 +122,19 @@ func Decide(f EngineFacts, links []Link) Reach {
 		if strings.HasPrefix(f.System, "Docker Desktop") {
 			return Reach{Kind: Tunnel, Why: "Docker Desktop's VM has no address that this host reaches"}
 		}
+		why := "the engine's networks are not on this host, and its endpoint tells no address of its VM"
 		for _, s := range f.Subnets {
 			for _, l := range links {
-				if s.Contains(l.Prefix.Addr()) {
+				switch {
+				case !s.Contains(l.Prefix.Addr()):
+				case f.Here || slices.Contains(f.Bridges, l.Dev):
 					return Reach{Kind: Native, Why: fmt.Sprintf("%s is on this host, at %s", s, l.Dev)}
+				default: // every engine's first network is 172.17.0.0/16, at docker0
+					why = fmt.Sprintf("the engine runs on another machine, though this host has an address in its %s too, at %s", s, l.Dev)
 				}
 			}
 		}
-		return Reach{Kind: Tunnel, Why: "the engine's networks are not on this host, and its endpoint tells no address of its VM"}
+		return Reach{Kind: Tunnel, Why: why}
 	}
 	if !f.Host.IsValid() {
 		return Reach{Kind: None, Why: "the name in the engine's URL does not resolve"}

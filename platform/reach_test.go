@@ -86,11 +86,14 @@ func TestDecide(t *testing.T) {
 		want  string // kind via dev source
 		why   string // a part of it
 	}{
-		{"socket on this kernel", EngineFacts{Socket: true, Subnets: sub("172.17.0.0/16")}, linux, "native", "172.17.0.0/16 is on this host, at docker0"},
-		{"socket on this kernel, IPv6 network", EngineFacts{Socket: true, Subnets: sub("172.25.0.0/16", "fd17::/64")}, linux, "native", "at br-1"},
-		{"loopback TCP on this kernel", EngineFacts{Host: addr("127.0.0.1"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
-		{"own address on this kernel", EngineFacts{Host: addr("192.168.1.20"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
-		{"own address, written as IPv6", EngineFacts{Host: addr("::ffff:192.168.1.20"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
+		{"socket on this kernel", EngineFacts{Here: true, Socket: true, Subnets: sub("172.17.0.0/16")}, linux, "native", "172.17.0.0/16 is on this host, at docker0"},
+		{"socket on this kernel, IPv6 network", EngineFacts{Bridges: []string{"br-1"}, Socket: true, Subnets: sub("172.25.0.0/16", "fd17::/64")}, linux, "native", "at br-1"},
+		{"loopback TCP on this kernel", EngineFacts{Here: true, Host: addr("127.0.0.1"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
+		{"own address on this kernel", EngineFacts{Here: true, Host: addr("192.168.1.20"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
+		{"own address, written as IPv6", EngineFacts{Here: true, Host: addr("::ffff:192.168.1.20"), Subnets: sub("172.17.0.0/16")}, linux, "native", "docker0"},
+		{"socket of a VM beside an engine on this kernel", EngineFacts{Socket: true, Subnets: sub("172.17.0.0/16"), Bridges: []string{"br-2"}}, linux, "tunnel", "another machine, though this host has an address in its 172.17.0.0/16 too, at docker0"},
+		{"a user network of a VM like one here", EngineFacts{Socket: true, Subnets: sub("172.17.0.0/16", "fd17::/64"), Bridges: []string{"br-2"}}, linux, "tunnel", "another machine"},
+		{"a machine of our name whose networks are not here", EngineFacts{Socket: true, Here: true, Subnets: sub("172.17.0.0/16")}, desk, "tunnel", "not on this host"},
 		{"socket of a VM without an address", EngineFacts{Socket: true, Subnets: sub("172.17.0.0/16")}, desk, "tunnel", "not on this host"},
 		{"socket of an engine without networks", EngineFacts{Socket: true}, linux, "tunnel", "not on this host"},
 		{"own address, forwarded to a VM", EngineFacts{Host: addr("192.168.1.20"), Subnets: sub("172.17.0.0/16")}, desk, "tunnel", "not on this host"},

@@ -193,7 +193,7 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 	if err != nil {
 		return err
 	}
-	c.info = Info{ID: i.ID, Host: i.Name, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
+	c.info = Info{ID: i.ID, Host: i.Name, Kernel: i.KernelVersion, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
 	c.systemTime, _ = time.Parse(time.RFC3339Nano, i.SystemTime)
 	return nil
 }

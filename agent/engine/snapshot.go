@@ -23,6 +23,7 @@ const maxEnv = 64
 type Info struct {
 	ID      string `json:"id"`
 	Host    string `json:"host"`    // the VM's host name
+	Kernel  string `json:"kernel"`  // its release: "6.1.0-18-amd64"
 	Version string `json:"version"` // "20.10.24"
 	API     string `json:"api"`     // the negotiated version, "1.41"
 	OS      string `json:"os"`      // "linux" or "windows"

@@ -1,0 +1,194 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/internal/lab"
+	"github.com/fairlead-dev/fairlead/platform"
+)
+
+// An engine on this host needs no routes; one in a VM whose networks are like this host's is another one, and its clash is
+// named.
+func TestReachIsChosen(t *testing.T) {
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{Sealed: true})
+	h.watch(vm.URL())
+	docker(t, vm, "network", "create", "--subnet", "172.30.7.0/24", "shop")
+	ctx := t.Context()
+
+	t.Run("native", func(t *testing.T) {
+		cmd := vm.Command(ctx, fairlead, append([]string{"setup-network", "--json"}, h.args...)...)
+		out, err := cmd.Output()
+		var s agent.Status
+		if err == nil {
+			err = json.Unmarshal(out, &s)
+		}
+		if err != nil || len(s.Engines) != 1 || s.Engines[0].Reach.Kind != platform.Native {
+			t.Errorf("on the engine's own machine: %v\n%s", err, out)
+		}
+	})
+
+	t.Run("another machine", func(t *testing.T) {
+		h := h.in(t)
+		for _, args := range []string{"link add docker0 type bridge", "addr add 172.17.0.1/16 dev docker0", "link set docker0 up"} {
+			if _, err := h.Run(ctx, "ip", strings.Fields(args)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := h.start("--resolver", "none")
+		defer r.signal(syscall.SIGTERM)
+		h.eventually("a tunnel for what does not clash", func() error {
+			s := h.status()
+			states := map[string]agent.State{}
+			for _, n := range s.Subnets {
+				states[n.Network] = n.State
+			}
+			if s.Engines[0].Reach.Kind != platform.Tunnel || states["bridge"] != agent.Refused || states["shop"] != agent.Installed {
+				return fmt.Errorf("%+v %v", s.Engines[0].Reach, states)
+			}
+			return nil
+		})
+		docker(t, vm, "run", "-d", "--name", "db", "--network", "shop", "web")
+		h.eventually("it is proved", func() error {
+			for _, n := range h.status().Subnets {
+				if n.Network == "shop" && n.Verified.Result == agent.Answered {
+					return nil
+				}
+			}
+			return errors.New("not yet")
+		})
+		docker(t, vm, "run", "-d", "--name", "web", "web")
+		h.eventually("the clash and what it costs are named", func() error {
+			out, _, _ := h.fairlead("ls")
+			if !strings.Contains(out, "/web on bridge: it holds this host's address 172.17.0.1 on docker0") {
+				return errors.New(out)
+			}
+			return nil
+		})
+	})
+}
+
+// stream is one TCP connection from the host to a container that echoes.
+type stream struct {
+	h    *host
+	in   io.Writer
+	said *bufio.Scanner
+}
+
+func (h *host) connect(addr string) *stream {
+	h.t.Helper()
+	cmd := h.Command(context.Background(), "bash", "-c",
+		`exec 3<>/dev/tcp/$0/7 && while read -r l; do echo "$l" >&3 && read -r r <&3 && echo "$r" || exit 1; done`, addr)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return &stream{h, in, bufio.NewScanner(out)}
+}
+
+// goes on: what is written comes back, by the same connection, however long TCP waits to send it again.
+func (s *stream) goesOn(after string) {
+	s.h.t.Helper()
+	fmt.Fprintln(s.in, after)
+	back := make(chan string, 1)
+	go func() {
+		s.said.Scan()
+		back <- s.said.Text()
+	}()
+	select {
+	case got := <-back:
+		if got != after {
+			s.h.t.Fatalf("after %s the connection says %q, %v", after, got, s.said.Err())
+		}
+	case <-time.After(2 * time.Minute):
+		s.h.t.Fatalf("after %s nothing comes back", after)
+	}
+}
+
+// A TCP connection by way of the VM's address outlives all that does not really break its path.
+func TestStreamsSurvive(t *testing.T) {
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{TCP: true, Args: []string{"--live-restore"}})
+	h.watch(vm.URL())
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ip := address(t, vm, "bridge", "web")
+	r := h.start("--resolver", "none")
+	h.answers("web.docker", ip)
+	s := h.connect(ip)
+	s.goesOn("nothing")
+	ctx := t.Context()
+	pilot := func() string {
+		out, err := vm.Docker(ctx, "ps", "-q", "--filter", "label=fairlead.pilot")
+		if err != nil {
+			return ""
+		}
+		return out
+	}
+	open := func() {
+		t.Helper()
+		h.within(time.Minute, "the VM is open", func() error {
+			if e := h.status().Engines[0]; !e.Up || e.Pilot == nil || !e.Pilot.Open {
+				return fmt.Errorf("%+v", e)
+			}
+			return nil
+		})
+	}
+
+	old := pilot()
+	docker(t, vm, "kill", "-s", "KILL", old)
+	h.eventually("another pilot", func() error {
+		if now := pilot(); now == "" || now == old {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	s.goesOn("the pilot was killed")
+
+	for _, state := range []string{"down", "up"} {
+		if _, err := h.Run(ctx, "ip", "link", "set", vm.HostDev(), state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.goesOn("the link bounced")
+
+	r.signal(syscall.SIGKILL)
+	r = h.start("--resolver", "none")
+	open()
+	s.goesOn("the agent was killed")
+
+	r.signal(syscall.SIGTERM)
+	r = h.start("--resolver", "none")
+	open()
+	s.goesOn("the agent was restarted")
+
+	if err := vm.KillDockerd(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.goesOn("the engine was killed")
+	if err := vm.StartDockerd(ctx); err != nil {
+		t.Fatal(err)
+	}
+	open()
+	s.goesOn("the engine came back")
+}
