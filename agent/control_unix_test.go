@@ -35,9 +35,9 @@ func known() *Agent {
 	}
 	heard := func(name string, reach platform.Reach, nets []engine.Network, cs ...engine.Container) *watched {
 		w := &watched{cfg: EngineConfig{Endpoint: engine.Endpoint{Name: name, URL: "unix:///" + name}}, priority: len(a.engines), up: true, listed: true,
-			info: engine.Info{Version: "20.10.24"}, reach: reach, networks: nets, containers: map[string]engine.Container{}, changed: map[string]bool{}}
+			info: engine.Info{Version: "20.10.24"}, reach: reach, networks: nets, containers: &engine.Store{}, changed: map[string]bool{}}
 		for _, c := range cs {
-			w.containers[c.ID] = c
+			w.containers.Put(c)
 		}
 		a.engines = append(a.engines, w)
 		return w
@@ -261,9 +261,9 @@ func TestStatusJSON(t *testing.T) {
 	nothing, bare := known(), known()
 	nothing.engines, nothing.subnets, nothing.problems, nothing.names = nil, nil, nil, newDirectory()
 	for _, w := range bare.engines {
-		for id, c := range w.containers {
+		for _, c := range w.containers.All() {
 			c.Ports = nil
-			w.containers[id] = c
+			w.containers.Put(c)
 		}
 	}
 	for _, v := range []any{nothing.Status(), nothing.Names(), bare.Status(), bare.Names()} {

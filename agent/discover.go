@@ -111,7 +111,7 @@ func (a *Agent) keepEngines(ctx context.Context) {
 	begin := func(w *watched) {
 		ctx, cancel := context.WithCancel(ctx)
 		var jobs sync.WaitGroup
-		jobs.Go(func() { w.eng.Watch(ctx, func(u engine.Update) { a.heard(w, u) }) })
+		jobs.Go(func() { w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }) })
 		jobs.Go(func() { a.keepPilot(ctx, w) })
 		ends[w] = func() { cancel(); jobs.Wait() }
 	}
@@ -213,10 +213,10 @@ func (a *Agent) twinOf(w *watched, networks []engine.Network) string {
 // unwatch takes an engine out: its names go first, its routes after them.
 func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	a.mu.Lock()
-	for id := range w.containers {
-		w.changed[id] = true
+	for _, c := range w.containers.All() {
+		w.changed[c.ID] = true
 	}
-	clear(w.containers)
+	w.containers = &engine.Store{}
 	passed := a.passed
 	a.markLocked(dirty{names: true})
 	a.mu.Unlock()

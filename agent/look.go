@@ -139,7 +139,7 @@ func (a *Agent) Whois(name string) Whois {
 		at := a.place(w)
 		at.vm = cmp.Or(w.reach.Via, netip.IPv6Loopback()) // any: who is in the VM's own network asks for names, too
 		at.reachable = func(netip.Addr) bool { return true }
-		for _, c := range w.containers {
+		for _, c := range w.containers.All() {
 			all = append(all, asking{at, w, c})
 		}
 	}

@@ -87,13 +87,13 @@ type watched struct {
 
 	up         bool
 	err        error // why it is not up
-	listed     bool  // its networks and containers are known, if only from before
+	listed     bool  // its networks are known, if only from before
 	info       engine.Info
 	connects   int        // how often it was connected to anew: its firewall may be another by then
 	host       netip.Addr // of its API, when that is not a socket
 	networks   []engine.Network
-	containers map[string]engine.Container
-	changed    map[string]bool // containers whose names the next pass has to look at
+	containers *engine.Store
+	changed    map[string]bool // ids of containers whose names the next pass has to look at
 	reach      platform.Reach
 	pilot      pilotState
 	tunnel     *tunnel.Tunnel // while one is up
@@ -150,7 +150,7 @@ func (a *Agent) setEngines(list []*watched) {
 func newWatched(cfg EngineConfig, log *slog.Logger) *watched {
 	return &watched{
 		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard,
-		containers: map[string]engine.Container{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
+		containers: &engine.Store{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
 	}
 }
 
@@ -330,21 +330,14 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	}
 	d := dirty{}
 	if u.Networks != nil {
-		w.networks, d.routes = u.Networks, true
+		w.networks, w.listed, d.routes = u.Networks, true, true
 	}
-	if u.Full {
-		for id := range w.containers {
-			w.changed[id] = true
-		}
-		w.containers = make(map[string]engine.Container, len(u.Containers))
-		w.listed, d.routes = true, true
-	}
+	d.routes = d.routes || u.Full
+	w.containers.Take(u)
 	for _, c := range u.Containers {
-		w.containers[c.ID] = c
 		w.changed[c.ID] = true
 	}
 	for _, id := range u.Gone {
-		delete(w.containers, id)
 		w.changed[id] = true
 	}
 	a.markLocked(d)
@@ -600,8 +593,8 @@ func (a *Agent) passNames(all bool) {
 	names := map[string]bool{}
 	for _, w := range a.engines {
 		if all {
-			for id := range w.containers {
-				w.changed[id] = true
+			for _, c := range w.containers.All() {
+				w.changed[c.ID] = true
 			}
 		}
 		if len(w.changed) == 0 {
@@ -610,7 +603,7 @@ func (a *Agent) passNames(all bool) {
 		at := a.place(w)
 		for id := range w.changed {
 			var cs []claim
-			if c, ok := w.containers[id]; ok && !a.paused {
+			if c, ok := w.containers.ByID(id); ok && !a.paused {
 				cs = claims(at, c)
 			}
 			for _, n := range a.names.put(owner(w.cfg.Name, id), cs) {

@@ -126,8 +126,8 @@ func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
 	}
 
 	for _, w := range a.engines {
-		for id := range w.containers {
-			w.changed[id] = true
+		for _, c := range w.containers.All() {
+			w.changed[c.ID] = true
 		}
 	}
 	a.passNames(false)

@@ -217,7 +217,7 @@ func (a *Agent) allOpen(w *watched) bool {
 func (w *watched) probes(subnets []netip.Prefix) (probes []netip.Addr) {
 	const most = 32
 	var addrs []netip.Addr
-	for _, c := range w.containers {
+	for _, c := range w.containers.All() {
 		addrs = append(addrs, c.Addrs()...)
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)

@@ -62,7 +62,7 @@ func TestUnreached(t *testing.T) {
 	}
 	w := &watched{listed: true, reach: platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Dev: "vboxnet0"},
 		networks:   []engine.Network{net("user", "bridge", "172.18.0.0/16"), net("lan", "macvlan", "10.6.0.0/24"), net("swarm", "overlay", "10.0.1.0/24")},
-		containers: map[string]engine.Container{},
+		containers: &engine.Store{},
 	}
 	w.cfg.Name = "dev"
 	for _, c := range []engine.Container{
@@ -71,7 +71,7 @@ func TestUnreached(t *testing.T) {
 		{ID: "ignored", Name: "ignored", Labels: map[string]string{"fairlead.ignore": "true"}, Endpoints: []engine.Attachment{at("lan", "10.6.0.4")}},
 		{ID: "host", Name: "host", HostNetwork: true},
 	} {
-		w.containers[c.ID] = c
+		w.containers.Put(c)
 	}
 	a := &Agent{engines: []*watched{w}, subnets: compile(nil, hostFacts{}, []view{{name: "dev", listed: true, networks: w.networks, reach: w.reach}})}
 	for i := range a.subnets {

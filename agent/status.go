@@ -119,7 +119,7 @@ func (a *Agent) status() Status {
 		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked), Problem: a.ineffective},
 	}
 	for _, w := range a.engines {
-		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: len(w.containers)}
+		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: w.containers.Len()}
 		if w.found != nil {
 			e.Found = w.found.Provider + ": " + oneLine(w.found.Why)
 		}
@@ -189,7 +189,7 @@ func (a *Agent) unreached() []Unreached {
 	}
 	for _, w := range a.engines {
 		at := a.place(w)
-		for _, c := range w.containers {
+		for _, c := range w.containers.All() {
 			if isTrue(c.Labels["fairlead.ignore"]) || slices.ContainsFunc(c.Addrs(), at.reachable) || c.HostNetwork && at.vm.IsValid() {
 				continue
 			}
@@ -333,7 +333,8 @@ func (a *Agent) container(o string) (engine.Container, *watched) {
 	name, id, _ := strings.Cut(o, "/")
 	for _, w := range a.engines {
 		if w.cfg.Name == name {
-			return w.containers[id], w
+			c, _ := w.containers.ByID(id)
+			return c, w
 		}
 	}
 	return engine.Container{}, &watched{}

@@ -170,7 +170,7 @@ func (w *watched) askable(subnets []Subnet) {
 		}
 	}
 	lacking := len(in)
-	for _, c := range w.containers {
+	for _, c := range w.containers.All() {
 		if lacking == 0 {
 			break
 		}

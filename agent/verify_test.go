@@ -69,16 +69,16 @@ func TestAskIsNotFooled(t *testing.T) {
 
 // Whatever an engine has, each subnet has somebody of its own to ask, the containers first.
 func TestAskable(t *testing.T) {
-	w := &watched{containers: map[string]engine.Container{}, networks: []engine.Network{
+	w := &watched{containers: &engine.Store{}, networks: []engine.Network{
 		{ID: "n1", Name: "bridge", Gateways: []netip.Addr{netip.MustParseAddr("172.17.0.1"), netip.MustParseAddr("fd00::1")}},
 		{ID: "n2", Name: "empty", Gateways: []netip.Addr{netip.MustParseAddr("172.18.0.1")}},
 	}}
 	w.cfg.Name = "dev"
 	for i := range 9 {
 		id := string(rune('a' + i))
-		w.containers[id] = engine.Container{ID: id, Name: id, Ports: []engine.Port{{Number: 53, Proto: "udp"}, {Number: 80, Proto: "tcp"}}, Endpoints: []engine.Attachment{{
+		w.containers.Put(engine.Container{ID: id, Name: id, Ports: []engine.Port{{Number: 53, Proto: "udp"}, {Number: 80, Proto: "tcp"}}, Endpoints: []engine.Attachment{{
 			NetworkID: "n1", Addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 17, 0, byte(2 + i)}), netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(2 + i)})},
-		}}}
+		}}})
 	}
 	subnets := []Subnet{
 		{Engine: "dev", NetworkID: "n1", Prefix: netip.MustParsePrefix("172.17.0.0/16"), State: Installed},

@@ -24,10 +24,7 @@ func (e *Engine) Ask(ctx context.Context, names []string) {
 		if err != nil || in.ContainerJSONBase == nil || in.ID == "" {
 			continue
 		}
-		s.mu.Lock()
-		s.hinted[in.ID] = true
-		s.unlock()
-		s.nudge()
+		s.note(note{id: in.ID})
 		return
 	}
 }

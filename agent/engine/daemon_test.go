@@ -153,7 +153,7 @@ func (d *daemon) handle(w http.ResponseWriter, r *http.Request) {
 		defer d.mu.Unlock()
 		all := []container.Summary{}
 		for _, g := range d.containers {
-			if _, live, _ := containerOf(g.InspectResponse); live {
+			if _, live, _ := containerOf(g.InspectResponse); live || r.URL.Query().Has("all") {
 				s := container.Summary{ID: g.ID, Names: []string{g.Name}, Image: g.Config.Image, Labels: g.Config.Labels, State: g.State.Status,
 					NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{}}}
 				s.HostConfig.NetworkMode = string(g.HostConfig.NetworkMode)
@@ -333,7 +333,7 @@ func (d *daemon) create(name, mode string, aliases ...string) string {
 	g := &guest{InspectResponse: container.InspectResponse{
 		ContainerJSONBase: &container.ContainerJSONBase{ID: fmt.Sprintf("%064x", d.serial), Name: "/" + name, State: &container.State{Status: "created"},
 			HostConfig: &container.HostConfig{NetworkMode: container.NetworkMode(mode)}},
-		Config:          &container.Config{Image: "nginx", Hostname: name, Labels: map[string]string{"made": "by-test"}},
+		Config:          &container.Config{Image: "nginx", Hostname: name, Labels: map[string]string{"fairlead.names": "by-test"}},
 		NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{}},
 	}}
 	if m := g.HostConfig.NetworkMode; !m.IsContainer() {

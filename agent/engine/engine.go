@@ -104,14 +104,13 @@ type Engine struct {
 // first at most pingEvery after the stop.
 type pace struct {
 	call                   time.Duration // for calls that answer in milliseconds on a healthy engine
-	look                   time.Duration // for one of a listing's inspects: one container must not hold up the others for long
 	pingEvery, pingTimeout time.Duration
 	relistEvery            time.Duration // corrects what hints missed (the engine drops events that a subscriber is slow to take)
 	backoffMin, backoffMax time.Duration
 }
 
 var usual = pace{
-	call: 10 * time.Second, look: 3 * time.Second,
+	call:      10 * time.Second,
 	pingEvery: 3 * time.Second, pingTimeout: 3 * time.Second,
 	relistEvery: time.Minute,
 	backoffMin:  250 * time.Millisecond, backoffMax: 15 * time.Second,
@@ -125,6 +124,7 @@ func New(ep Endpoint, log *slog.Logger) *Engine {
 // connection is one client with a negotiated API; it is made anew after every loss, as the engine may have been upgraded.
 type connection struct {
 	*client.Client
+	tls        bool
 	info       Info
 	systemTime time.Time // the engine's clock when it answered
 }
@@ -164,7 +164,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	c.NegotiateAPIVersionPing(ping)
-	conn := &connection{Client: c}
+	conn := &connection{Client: c, tls: e.Certs != ""}
 	if err := conn.introduce(ctx, ping.APIVersion); err != nil {
 		c.Close()
 		return nil, err

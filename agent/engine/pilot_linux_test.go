@@ -137,7 +137,7 @@ func (v *inEngine) testWatch() {
 	addr := web.NetworkSettings.Networks["back"].IPAddress
 	w.until("web", func() bool { // by its inspect, not only early by its network
 		c := w.containers[web.ID]
-		return len(c.Addrs()) == 1 && c.Addrs()[0].String() == addr && c.State == "running"
+		return c.whole && len(c.Addrs()) == 1 && c.Addrs()[0].String() == addr && c.State == "running"
 	})
 	if aliases := w.containers[web.ID].Endpoints[0].Aliases; !slices.Contains(aliases, "www") {
 		v.t.Errorf("aliases %q", aliases)

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,8 +18,12 @@ const PilotLabel = "fairlead.pilot"
 // maxAliases bounds what one endpoint may claim: labels and aliases are written by strangers.
 const maxAliases = 64
 
-// maxEnv bounds how many of a container's variables are kept.
-const maxEnv = 64
+// What is kept of one container at most.
+const (
+	maxEnv    = 64 // variables
+	maxLabels = 64
+	maxPorts  = 1024
+)
 
 // Info is what an engine says of itself.
 type Info struct {
@@ -47,7 +53,7 @@ type Container struct {
 	Name     string // without the leading slash
 	Image    string
 	Hostname string
-	Labels   map[string]string
+	Labels   map[string]string // those that can say something of names (setLabel)
 
 	Domainname string
 	Env        []string // NAME=VALUE: of the variables, those that can say something of names (namingEnv), as others may be secret
@@ -60,6 +66,7 @@ type Container struct {
 	HostNetwork bool // in the VM's own network: reachable at the VM's address
 
 	sharesWith string // id of the container whose network this one uses
+	whole      bool   // it was inspected; else it lacks what a list does
 }
 
 // Port is an exposed port of a container.
@@ -111,24 +118,20 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 	if in.ContainerJSONBase == nil || in.State == nil || in.ID == "" {
 		return c, false, false
 	}
-	c = Container{ID: in.ID, Name: strings.TrimPrefix(in.Name, "/"), State: in.State.Status}
+	c = Container{ID: in.ID, Name: strings.TrimPrefix(in.Name, "/"), State: in.State.Status, whole: true}
 	if in.State.Health != nil && in.State.Health.Status != "none" {
 		c.Health = in.State.Health.Status
 	}
 	if in.Config != nil {
-		c.Image, c.Hostname, c.Labels = in.Config.Image, in.Config.Hostname, in.Config.Labels
+		c.Image, c.Hostname = in.Config.Image, in.Config.Hostname
+		c.setLabels(in.Config.Labels)
 		c.Domainname, c.Env = in.Config.Domainname, namingEnv(in.Config.Env)
 		for p := range in.Config.ExposedPorts {
-			if n := p.Int(); n > 0 && n < 1<<16 && slices.Contains([]string{"tcp", "udp", "sctp"}, p.Proto()) {
+			if n := p.Int(); n > 0 && n < 1<<16 && slices.Contains(protos[1:], p.Proto()) && len(c.Ports) < maxPorts {
 				c.Ports = append(c.Ports, Port{Number: uint16(n), Proto: p.Proto()})
 			}
 		}
-		slices.SortFunc(c.Ports, func(a, b Port) int {
-			if a.Number != b.Number {
-				return int(a.Number) - int(b.Number)
-			}
-			return strings.Compare(a.Proto, b.Proto)
-		})
+		slices.SortFunc(c.Ports, comparePort)
 	}
 	if in.HostConfig != nil {
 		c.setMode(in.HostConfig.NetworkMode)
@@ -143,20 +146,35 @@ func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
 	return c, live, true
 }
 
-// containerOfSummary is containerOf for a container that the engine lists but cannot tell about: without host name,
-// variables, aliases and ports.
-func containerOfSummary(in container.Summary) (c Container, ok bool) {
-	c = Container{ID: in.ID, Image: in.Image, Labels: in.Labels, State: in.State}
-	for _, name := range in.Names {
-		if name = strings.TrimPrefix(name, "/"); !strings.Contains(name, "/") { // else a link: another's name for it
-			c.Name = name
-		}
+func comparePort(a, b Port) int {
+	return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Proto, b.Proto))
+}
+
+func (c *Container) setLabels(all map[string]string) {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		c.setLabel(k, all[k])
 	}
-	c.setMode(container.NetworkMode(in.HostConfig.NetworkMode))
-	if in.NetworkSettings != nil {
-		c.Endpoints = attachmentsOf(in.NetworkSettings.Networks)
+}
+
+// setLabel keeps a label if it is one that Fairlead reads: its own, compose's, or those of other tools for container names. Labels of
+// other kinds are long and many. A flood of registrator's, which have numbers in them, leaves room for the rest.
+func (c *Container) setLabel(key, value string) {
+	service := strings.HasPrefix(key, "SERVICE_")
+	reads := service && len(c.Labels) < maxLabels/2 || slices.Contains(labelsRead, key) ||
+		slices.ContainsFunc(labelsRead, func(l string) bool { return strings.HasSuffix(l, ".") && strings.HasPrefix(key, l) })
+	if !reads || len(c.Labels) == maxLabels || len(value) > 4096 {
+		return
 	}
-	return c, c.ID != ""
+	if c.Labels == nil {
+		c.Labels = map[string]string{}
+	}
+	c.Labels[key] = value
+}
+
+// labelsRead are labels, or with a dot at the end the beginnings of such.
+var labelsRead = []string{
+	"fairlead.", "com.docker.compose.service", "com.docker.compose.project", "com.docker.compose.container-number", "com.docker.compose.oneoff",
+	"com.dnsdock.", "dev.orbstack.", "dps.",
 }
 
 // namingEnv keeps the variables that tools for container names read: DNSDOCK_*, SERVICE_* and HOSTNAMES. Of these too it

@@ -14,34 +14,50 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 )
 
-// Update is one step of what Watch sees. Exactly one of Info, Down and the rest is set, but for a full listing, which may
-// come with Info.
+// Update is one step of what Watch sees. Down comes alone.
 type Update struct {
-	Info *Info // the engine answered, a full listing follows or is here
+	Info *Info // the engine answered, a full listing begins
 	Down error // the engine does not answer any more; what was said before stays the last known picture
 
-	Full       bool        // Networks and Containers are all there are
-	Networks   []Network   // all networks, when any of them changed; nil otherwise
+	Networks   []Network   // all networks, when any of them may have changed; nil otherwise
 	Containers []Container // new or changed
 	Gone       []string    // ids of containers that are no longer live
+	Full       bool        // a full listing ends: all that there is has been told
 }
 
-const lookers = 8 // parallel inspects
+// Take brings s to what u says.
+func (s *Store) Take(u Update) {
+	for _, c := range u.Containers {
+		s.Put(c)
+	}
+	for _, id := range u.Gone {
+		s.Delete(id)
+	}
+}
+
+const (
+	lookers   = 8                      // parallel inspects
+	perBatch  = 256                    // containers that are told at once
+	storm     = 64                     // hints that may wait for a looker; with more, a list costs less
+	stormRest = 5 * time.Millisecond   // without a hint, and a storm is over
+	stormMax  = 100 * time.Millisecond // that a storm is waited for
+	hurried   = 2000                   // containers of a list that are inspected as fast as can be
+	maxNotes  = 1 << 16                // events that wait to be looked at; with more, a list costs less
+)
 
 // Watch tells sink what the engine has, until ctx ends: a full listing after each connect and every minute, changes in
-// between. sink is called from one goroutine at a time and must not block for long. A lost engine is dialled again with
-// growing, jittered pauses.
-func (e *Engine) Watch(ctx context.Context, sink func(Update)) {
+// between. sink is called from one goroutine at a time, must not block for long, and has known Take each update before it returns:
+// Watch reads known, and writes nothing there. A lost engine is dialled again with growing, jittered pauses.
+func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update)) {
 	pause := e.pace.backoffMin
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := e.session(ctx, sink)
+		err := e.session(ctx, known, sink)
 		if ctx.Err() != nil {
 			return
 		}
@@ -67,44 +83,98 @@ func (e *Engine) Hurry() {
 	}
 }
 
-// Snapshot is one full listing, for a single look.
+// Snapshot is one full listing, for a single look: without what only an inspect tells.
 func (e *Engine) Snapshot(ctx context.Context) (Update, error) {
 	c, err := e.dial(ctx)
 	if err != nil {
 		return Update{}, err
 	}
 	defer c.Close()
-	s := &session{Engine: e, conn: c}
-	u, err := s.list(ctx)
-	u.Info = &c.info
-	return u, err
+	known, u := &Store{}, Update{Info: &c.info, Full: true}
+	s := e.newSession(c, known, func(part Update) {
+		known.Take(part)
+		if part.Networks != nil {
+			u.Networks = part.Networks
+		}
+	})
+	if err := s.list(ctx, s.listed); err != nil {
+		return Update{}, err
+	}
+	for _, c := range known.All() {
+		u.Containers = append(u.Containers, c)
+	}
+	slices.SortFunc(u.Containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) })
+	return u, nil
 }
 
 // session is one connection's life: subscribe, then list, then follow.
 type session struct {
 	*Engine
 	conn  *connection
-	known map[string]Container // what sink was told, by id
+	known *Store // what sink was told
+	sink  func(Update)
 	// sharers are the ids in known that use another container's network, by that one's id.
 	sharers map[string]map[string]bool
 	born    map[string]Container // created, not started: their labels and names, ready for the moment they get an address
 
-	mu       sync.Mutex      // guards what the event reader writes
-	hinted   map[string]bool // containers to look at again
-	joining  []joining       // containers that were just given an address
-	networks bool            // the networks are to be listed again
-	looks    int             // containers being looked at, or just looked at and not told
-	pending  atomic.Bool     // whether any of these are, for those who must not wait
-	poke     chan struct{}
+	// What follow is at.
+	listing  chan batch          // nil: no listing is under way
+	begun    time.Time           // of it
+	first    bool                // it is the session's first
+	hushed   map[string]bool     // what it is to tell of in place of looks: a storm's
+	touched  map[string]bool     // hinted since it began: it may tell what was before
+	seen     bits                // numbers in known that were told since it began
+	due      map[string]bool     // to be looked at
+	stormed  time.Time           // when due became a storm
+	looking  map[string]bool     // being looked at; true: something happened since the look began
+	joining  map[string]bool     // given an address, and not looked at since
+	peeking  map[string][]string // by network that is being looked at: who joined it meanwhile
+	filling  map[string]bool     // looked at only because a list does not tell all
+	fillNext uint32              // number in known from which on some may have to be filled
+	fillLeft int                 // how many more are looked at without a pause
+	fillRest <-chan time.Time
+
+	mu    sync.Mutex // guards what the event reader writes
+	notes []note
+	lost  bool // there were too many notes
+	busy  int  // how many things are hinted at or looked at, and not told
+	poke  chan struct{}
+
+	pending atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
 }
 
 // unlock ends a change of what mu guards.
 func (s *session) unlock() {
-	s.pending.Store(len(s.hinted) > 0 || s.networks || s.looks > 0)
+	s.pending.Store(len(s.notes) > 0 || s.busy > 0)
 	s.mu.Unlock()
 }
 
-type joining struct{ network, container string }
+// note is what an event says of one container, or of the networks.
+type note struct {
+	what    what
+	id      string // of the container
+	network string // of the network that it joined
+	born    Container
+}
+
+type what int
+
+const (
+	hinted what = iota // something happened: look
+	created
+	joined
+	left
+	died
+	networksChanged
+)
+
+// batch is a part of a listing: first the networks, then containers, then the end.
+type batch struct {
+	networks   []Network
+	containers []Container
+	end        bool
+	err        error
+}
 
 // looked is the outcome of looking at one container.
 type looked struct {
@@ -112,12 +182,43 @@ type looked struct {
 	c       Container
 	live    bool
 	born    bool // exists, but was never started
-	early   bool // seen by its network before the engine says that it runs
 	unknown bool // the engine answers, but cannot tell about this one
 	err     error
+	took    time.Duration
 }
 
-func (e *Engine) session(ctx context.Context, sink func(Update)) error {
+// peeked is what a network tells of those that just joined it.
+type peeked struct {
+	network string
+	found   []Container // each with one attachment, and where that was asked for with what a list tells
+}
+
+// bits is a set of small numbers.
+type bits []uint64
+
+func (b *bits) set(n uint32) {
+	for int(n/64) >= len(*b) {
+		*b = append(*b, 0)
+	}
+	(*b)[n/64] |= 1 << (n % 64)
+}
+
+func (b bits) clear(n uint32) {
+	if int(n/64) < len(b) {
+		b[n/64] &^= 1 << (n % 64)
+	}
+}
+
+func (b bits) has(n uint32) bool { return int(n/64) < len(b) && b[n/64]>>(n%64)&1 != 0 }
+
+func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
+	return &session{
+		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillLeft: hurried, busy: 1,
+	}
+}
+
+func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conn, err := e.dial(ctx)
@@ -126,7 +227,8 @@ func (e *Engine) session(ctx context.Context, sink func(Update)) error {
 	}
 	defer conn.Close()
 
-	s := &session{Engine: e, conn: conn, known: map[string]Container{}, born: map[string]Container{}, hinted: map[string]bool{}, poke: make(chan struct{}, 1)}
+	s := e.newSession(conn, known, sink)
+	s.pending.Store(true)
 	go s.ping(ctx, cancel)
 	opts := events.ListOptions{
 		Filters: filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType))),
@@ -161,16 +263,9 @@ func (e *Engine) session(ctx context.Context, sink func(Update)) error {
 	case <-time.After(s.pace.pingTimeout): // an engine that sends no header before the first event; Since has us miss none
 	case <-ctx.Done():
 	}
-
-	u, err := s.list(ctx)
-	if err != nil {
-		return causeOr(ctx, err)
-	}
-	u.Info = &conn.info
-	sink(u)
 	e.live.Store(s)
 	defer e.live.Store(nil)
-	return s.follow(ctx, sink)
+	return s.follow(ctx)
 }
 
 func causeOr(ctx context.Context, err error) error {
@@ -212,199 +307,327 @@ func (s *session) alive(ctx context.Context) error {
 	return err
 }
 
-// hint notes which objects an event is about. Podman puts the container's id where Docker has the network's, so either is taken.
+// hint notes what an event is about. Podman puts the container's id where Docker has the network's, so either is taken.
 func (s *session) hint(m events.Message) {
 	if m.Actor.ID == "" {
 		return
 	}
-	s.mu.Lock()
-	switch m.Type {
+	switch action := string(m.Action); m.Type {
 	case events.ContainerEventType:
-		if action := string(m.Action); !strings.HasPrefix(action, "exec_") && action != "top" && action != "resize" && action != "attach" {
-			s.hinted[m.Actor.ID] = true
+		switch {
+		case strings.HasPrefix(action, "exec_") || action == "top" || action == "resize" || action == "attach":
+			return
+		case action == "create":
+			// An inspect of it may have to wait until it has started, but here are its labels.
+			c := Container{ID: m.Actor.ID, Name: m.Actor.Attributes["name"], Image: m.Actor.Attributes["image"]}
+			c.setLabels(m.Actor.Attributes)
+			s.note(note{what: created, id: m.Actor.ID, born: c})
+		case action == "die" && m.TimeNano > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
+			s.note(note{what: died, id: m.Actor.ID})
 		}
+		s.note(note{id: m.Actor.ID})
 	case events.NetworkEventType:
+		c := m.Actor.Attributes["container"]
 		switch m.Action {
 		case events.ActionConnect:
-			if c := m.Actor.Attributes["container"]; c != "" {
-				s.joining = append(s.joining, joining{m.Actor.ID, c})
-				s.hinted[c] = true
-			} else {
-				s.hinted[m.Actor.ID] = true
+			if c != "" {
+				s.note(note{what: joined, id: c, network: m.Actor.ID})
 			}
+			s.note(note{id: cmp.Or(c, m.Actor.ID)})
 		case events.ActionDisconnect:
-			s.hinted[cmp.Or(m.Actor.Attributes["container"], m.Actor.ID)] = true
+			s.note(note{what: left, id: cmp.Or(c, m.Actor.ID)})
 		default:
-			s.networks = true
+			s.note(note{what: networksChanged})
 		}
 	}
-	s.unlock()
-	s.nudge()
 }
 
-// nudge has follow see what was noted.
-func (s *session) nudge() {
+// note has follow see n.
+func (s *session) note(n note) {
+	s.mu.Lock()
+	if len(s.notes) < maxNotes {
+		s.notes = append(s.notes, n)
+	} else {
+		s.lost = true
+	}
+	s.unlock()
 	select {
 	case s.poke <- struct{}{}:
 	default:
 	}
 }
 
-// follow looks at every hinted object until the connection ends. Hints that come while an object is being looked at
-// cause one more look, however many they are: bursts coalesce, and the last look wins.
-func (s *session) follow(ctx context.Context, sink func(Update)) error {
-	results := make(chan looked)
-	slots := make(chan struct{}, lookers)
-	looking, again := map[string]bool{}, map[string]bool{}
+// follow lists all, and then looks at every object that events hint at, until the connection ends. Hints that come while an object is
+// being looked at cause one more look, however many they are: bursts coalesce, and the last look wins. A storm of them causes one list.
+func (s *session) follow(ctx context.Context) error {
+	results, peeks := make(chan looked), make(chan peeked)
+	s.beginListing(ctx)
+	relist := time.NewTimer(s.pace.relistEvery)
+	defer relist.Stop()
+	for {
+		var calm <-chan time.Time
+		if s.storm() {
+			calm = time.After(min(stormRest, stormMax-time.Since(s.stormed)))
+		} else {
+			s.lookOn(ctx, results)
+		}
+		s.setBusy()
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-relist.C:
+			if s.listing == nil {
+				s.beginListing(ctx)
+			}
+		case <-calm:
+			s.hushed, s.due = s.due, map[string]bool{}
+			s.beginListing(ctx)
+		case b := <-s.listing:
+			if b.err != nil {
+				return causeOr(ctx, b.err)
+			}
+			s.listed(b)
+			if b.end {
+				relist.Reset(max(s.pace.relistEvery, 60*time.Since(s.begun))) // an engine that lists slowly is asked seldom
+			}
+		case <-s.poke:
+			if err := s.takeNotes(ctx, peeks); err != nil {
+				return causeOr(ctx, err)
+			}
+		case p := <-peeks:
+			s.early(ctx, p, peeks)
+		case <-s.fillRest:
+			s.fillRest, s.fillLeft = nil, 1
+		case r := <-results:
+			if r.err != nil {
+				return causeOr(ctx, r.err)
+			}
+			s.outcome(r)
+		}
+	}
+}
+
+// storm tells whether so many containers are to be looked at that the next list shall tell of them.
+func (s *session) storm() bool {
+	if len(s.due) <= storm || s.listing == nil && 16*len(s.due) < s.known.Len() {
+		s.stormed = time.Time{}
+		return false
+	}
+	if s.stormed.IsZero() {
+		s.stormed = time.Now()
+	}
+	return s.listing == nil
+}
+
+func (s *session) setBusy() {
+	busy := len(s.due) + len(s.looking) - len(s.filling) + len(s.peeking)
+	if s.listing != nil && (s.first || s.hushed != nil) {
+		busy++
+	}
+	s.mu.Lock()
+	s.busy = busy
+	s.unlock()
+}
+
+// takeNotes takes in what the events said.
+func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
+	s.mu.Lock()
+	notes, lost := s.notes, s.lost
+	s.notes, s.lost = nil, false
+	s.busy++ // until what was taken is being looked at
+	s.unlock()
+	networks := false
+	for _, n := range notes {
+		switch n.what {
+		case networksChanged:
+			networks = true
+			continue
+		case created:
+			if _, ok := s.known.Find(n.id); !ok {
+				s.born[n.id] = n.born
+			}
+		case joined:
+			s.joining[n.id] = true
+			s.peek(ctx, n.network, n.id, peeks)
+		case left:
+			delete(s.joining, n.id)
+		case died:
+			delete(s.joining, n.id)
+			s.gone(n.id)
+		}
+		if s.listing != nil {
+			s.touched[n.id] = true
+		}
+		if _, ok := s.looking[n.id]; ok {
+			s.looking[n.id] = true
+		} else {
+			s.due[n.id] = true
+		}
+	}
+	if lost && s.listing == nil {
+		s.beginListing(ctx)
+	} else if lost {
+		s.mu.Lock()
+		s.lost = true // what is listed now may be what was before
+		s.unlock()
+	}
+	if networks {
+		nets, err := s.listNetworks(ctx)
+		if err != nil {
+			return err
+		}
+		s.send(Update{Networks: nets})
+	}
+	return nil
+}
+
+// lookOn begins to look at what is due, as far as there are lookers, and else at what a list has told of.
+func (s *session) lookOn(ctx context.Context, results chan<- looked) {
 	look := func(id string) {
-		looking[id] = true
+		s.looking[id] = false
 		go func() {
-			slots <- struct{}{}
-			r := s.look(ctx, id, 3*s.pace.call) // the engine holds an inspect back while it starts the container
-			<-slots
+			began := time.Now()
+			r := s.look(ctx, id)
+			r.took = time.Since(began)
 			select {
 			case results <- r:
 			case <-ctx.Done():
 			}
 		}()
 	}
-	unborn := map[string][]looked{}
-	tellEarly := func(r looked) bool {
-		_, ok := s.bornOrKnown(r.id)
-		if ok {
-			s.tell(sink, r)
+	for id := range s.due {
+		if s.listing != nil && len(s.due) > storm || len(s.looking)-len(s.filling) >= lookers {
+			return
 		}
-		return ok
+		delete(s.due, id)
+		look(id)
 	}
-	relist := time.NewTicker(s.pace.relistEvery)
-	defer relist.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-relist.C:
-			u, err := s.list(ctx)
-			if err != nil {
-				return causeOr(ctx, err)
-			}
-			sink(u)
-		case <-s.poke:
-			s.mu.Lock()
-			hinted, joins, networks := s.hinted, s.joining, s.networks
-			s.hinted, s.joining, s.networks = map[string]bool{}, nil, false
-			s.looks++ // until what was taken is being looked at
-			s.unlock()
-			if networks {
-				nets, err := s.listNetworks(ctx)
-				if err != nil {
-					return causeOr(ctx, err)
-				}
-				sink(Update{Networks: nets})
-			}
-			for _, j := range joins {
-				go func() {
-					if r, ok := s.peek(ctx, j); ok {
-						select {
-						case results <- r:
-						case <-ctx.Done():
-						}
-					}
-				}()
-			}
-			for id := range hinted {
-				if looking[id] {
-					again[id] = true
-				} else {
-					look(id)
-				}
-			}
-			s.setLooks(len(looking))
-		case r := <-results:
-			if r.early {
-				// A look that ended meanwhile knows more. Before the first one it is not known whether it wants to be seen.
-				if looking[r.id] && !tellEarly(r) {
-					unborn[r.id] = append(unborn[r.id], r)
-				}
-				continue
-			}
-			delete(looking, r.id)
-			if r.err != nil {
-				return causeOr(ctx, r.err)
-			}
-			if !r.unknown {
-				s.tell(sink, r)
-			}
-			if again[r.id] {
-				for _, e := range unborn[r.id] {
-					tellEarly(e)
-				}
-				delete(again, r.id)
-				look(r.id)
-			}
-			delete(unborn, r.id)
-			s.setLooks(len(looking))
+	for s.listing == nil && s.fillLeft > 0 && len(s.filling) < lookers/2 {
+		id, next, ok := s.known.nextPart(s.fillNext)
+		if s.fillNext = next; !ok {
+			return
+		}
+		if _, twice := s.looking[id]; !twice {
+			s.fillLeft--
+			s.filling[id] = true
+			look(id)
 		}
 	}
 }
 
-func (s *session) setLooks(n int) {
-	s.mu.Lock()
-	s.looks = n
-	s.unlock()
-}
-
-// tell turns the outcome of a look into an Update, for the container and for those that share its network.
-func (s *session) tell(sink func(Update), r looked) {
-	var u Update
+// outcome takes in what a look has found.
+func (s *session) outcome(r looked) {
+	stale := s.looking[r.id]
+	delete(s.looking, r.id)
+	if s.filling[r.id] {
+		delete(s.filling, r.id)
+		if s.fillLeft == 0 && s.fillRest == nil {
+			s.fillRest = time.After(max(5*time.Millisecond, 10*r.took)) // there is no hurry, and the machine has other work
+		}
+	}
+	if stale {
+		s.due[r.id] = true
+	}
+	before, was := s.known.ByID(r.id)
 	switch {
-	case r.early:
-		before, _ := s.bornOrKnown(r.id)
-		r.c, r.live = before.withAttachment(r.c.Endpoints[0]), true
+	case r.unknown:
 	case r.born:
-		s.born[r.id] = r.c
+		if s.born[r.id] = r.c; was && s.joining[r.id] { // it was told early
+			s.tell(before.withDetails(r.c))
+		} else if was && !stale {
+			s.gone(r.id)
+		}
+		return
+	case stale: // the next look knows more
+	case r.live && was && !r.c.whole:
+		s.tell(r.c.withDetails(before))
+	case r.live:
+		s.tell(r.c)
 	default:
 		delete(s.born, r.id)
+		s.gone(r.id)
 	}
-	_, was := s.known[r.id]
-	switch {
-	case r.live:
-		s.keep(r.c)
-		u.Containers = append(u.Containers, s.shared(r.c))
-	case was:
-		s.drop(r.id)
-		u.Gone = []string{r.id}
-	default:
-		return
+	if !stale {
+		delete(s.joining, r.id)
 	}
-	for id := range s.sharers[r.id] {
-		u.Containers = append(u.Containers, s.shared(s.known[id]))
-	}
-	sink(u)
 }
 
-func (s *session) keep(c Container) {
-	s.drop(c.ID)
-	s.known[c.ID] = c
-	if c.sharesWith != "" {
-		if s.sharers[c.sharesWith] == nil {
-			s.sharers[c.sharesWith] = map[string]bool{}
+// tell tells of one container, and of those that share its network.
+func (s *session) tell(c Container) {
+	s.send(Update{Containers: s.withSharers(nil, c)})
+}
+
+func (s *session) gone(id string) {
+	if s.forget(id) {
+		u := Update{Gone: []string{id}}
+		for other := range s.sharers[id] {
+			if c, ok := s.known.ByID(other); ok {
+				c.Endpoints, c.HostNetwork = nil, false
+				u.Containers = append(u.Containers, c)
+			}
 		}
-		s.sharers[c.sharesWith][c.ID] = true
+		s.send(u)
 	}
 }
 
-func (s *session) drop(id string) {
-	if with := s.known[id].sharesWith; with != "" {
-		delete(s.sharers[with], id)
-		if len(s.sharers[with]) == 0 {
+// forget notes that a container is about to be told gone.
+func (s *session) forget(id string) bool {
+	number, ok := s.known.Find(id)
+	if ok {
+		s.seen.clear(number)
+		s.share(s.known.Get(number), false)
+	}
+	return ok
+}
+
+// share notes whose network c uses, or that it does so no more.
+func (s *session) share(c Container, does bool) {
+	with := c.sharesWith
+	switch {
+	case with == "":
+	case !does:
+		if delete(s.sharers[with], c.ID); len(s.sharers[with]) == 0 {
 			delete(s.sharers, with)
 		}
+	default:
+		if s.sharers[with] == nil {
+			s.sharers[with] = map[string]bool{}
+		}
+		s.sharers[with][c.ID] = true
 	}
-	delete(s.known, id)
+}
+
+// withSharers adds to what is to be told c, with the endpoints of the one whose network it uses, and those that use c's.
+func (s *session) withSharers(told []Container, c Container) []Container {
+	delete(s.born, c.ID)
+	s.share(c, true)
+	if c.sharesWith != "" && c.sharesWith != c.ID {
+		other, _ := s.known.ByID(c.sharesWith)
+		c.Endpoints, c.HostNetwork = other.Endpoints, other.HostNetwork
+	}
+	told = append(told, c)
+	for id := range s.sharers[c.ID] {
+		if other, ok := s.known.ByID(id); ok && id != c.ID {
+			other.Endpoints, other.HostNetwork = c.Endpoints, c.HostNetwork
+			told = append(told, other)
+		}
+	}
+	return told
+}
+
+func (s *session) send(u Update) {
+	s.sink(u)
+	if s.listing != nil {
+		for _, c := range u.Containers {
+			if number, ok := s.known.Find(c.ID); ok {
+				s.seen.set(number)
+			}
+		}
+	}
 }
 
 func (s *session) bornOrKnown(id string) (Container, bool) {
-	if c, ok := s.known[id]; ok {
+	if c, ok := s.known.ByID(id); ok {
 		return c, true
 	}
 	c, ok := s.born[id]
@@ -426,20 +649,27 @@ func (c Container) withAttachment(a Attachment) Container {
 	return c
 }
 
-// shared gives a container in another's network that one's endpoints.
-func (s *session) shared(c Container) Container {
-	if c.sharesWith != "" {
-		if other, ok := s.known[c.sharesWith]; ok {
-			c.Endpoints, c.HostNetwork = other.Endpoints, other.HostNetwork
+// withDetails adds to what a list tells of c what an inspect told.
+func (c Container) withDetails(from Container) Container {
+	if !from.whole {
+		return c
+	}
+	c.whole, c.Image, c.Hostname, c.Domainname, c.Env, c.Ports = true, from.Image, from.Hostname, from.Domainname, from.Env, from.Ports
+	c.Endpoints = slices.Clone(c.Endpoints)
+	for i := range c.Endpoints {
+		for _, e := range from.Endpoints {
+			if e.Network == c.Endpoints[i].Network {
+				c.Endpoints[i].Aliases = e.Aliases
+			}
 		}
 	}
 	return c
 }
 
-// look inspects one container, for as long as patience. An error means that the engine is gone, not just this answer: one
+// look inspects one container. An error means that the engine is gone, not just this answer: one
 // container that it cannot tell about must hide no other.
-func (s *session) look(ctx context.Context, id string, patience time.Duration) looked {
-	lctx, cancel := context.WithTimeout(ctx, patience)
+func (s *session) look(ctx context.Context, id string) looked {
+	lctx, cancel := context.WithTimeout(ctx, 3*s.pace.call) // the engine holds an inspect back while it starts the container
 	defer cancel()
 	in, err := s.conn.ContainerInspect(lctx, id)
 	if cerrdefs.IsNotFound(err) {
@@ -454,7 +684,9 @@ func (s *session) look(ctx context.Context, id string, patience time.Duration) l
 			return looked{id: id, err: fmt.Errorf("inspecting container %.12s: %w", id, err)}
 		}
 		s.log.Warn("inspecting container", "id", id, "err", err)
-		return looked{id: id, unknown: true}
+		if c, live = s.conn.listOne(ctx, id, false); !live {
+			return looked{id: id, unknown: true}
+		}
 	}
 	if c.Labels[PilotLabel] != "" {
 		return looked{id: id}
@@ -463,26 +695,82 @@ func (s *session) look(ctx context.Context, id string, patience time.Duration) l
 }
 
 // peek reads a joining container's address from its network: the engine answers that at once, while it holds back an
-// inspect of the container until its process runs.
-func (s *session) peek(ctx context.Context, j joining) (looked, bool) {
-	ctx, cancel := context.WithTimeout(ctx, s.pace.call)
-	defer cancel()
-	n, err := s.conn.NetworkInspect(ctx, j.network, network.InspectOptions{})
-	if err != nil {
-		return looked{}, false // the look at the container itself will tell
+// inspect of the container until its process runs. One answer serves all that joined before it was asked for.
+func (s *session) peek(ctx context.Context, network, id string, peeks chan<- peeked) {
+	if waiting, busy := s.peeking[network]; busy {
+		s.peeking[network] = append(waiting, id)
+		return
 	}
-	e, ok := n.Containers[j.container]
-	if !ok {
-		return looked{}, false
-	}
-	a := Attachment{NetworkID: n.ID, Network: n.Name}
-	for _, s := range []string{e.IPv4Address, e.IPv6Address} {
-		s, _, _ = strings.Cut(s, "/")
-		if ip, ok := addrOf(s); ok {
-			a.Addrs = append(a.Addrs, ip)
+	s.peeking[network] = nil
+	s.peekAt(ctx, network, []string{id}, peeks)
+}
+
+func (s *session) peekAt(ctx context.Context, in string, ids []string, peeks chan<- peeked) {
+	strange := map[string]bool{} // whose labels are not known
+	for _, id := range ids {
+		if _, ok := s.bornOrKnown(id); !ok {
+			strange[id] = true
 		}
 	}
-	return looked{id: j.container, c: Container{Endpoints: []Attachment{a}}, early: true}, len(a.Addrs) > 0
+	go func() {
+		p := peeked{network: in}
+		defer func() {
+			select {
+			case peeks <- p:
+			case <-ctx.Done():
+			}
+		}()
+		ctx, cancel := context.WithTimeout(ctx, s.pace.call)
+		defer cancel()
+		n, err := s.conn.NetworkInspect(ctx, in, network.InspectOptions{})
+		if err != nil {
+			return // the look at the container itself will tell
+		}
+		for _, id := range ids {
+			e, ok := n.Containers[id]
+			if !ok {
+				continue
+			}
+			a := Attachment{NetworkID: n.ID, Network: n.Name}
+			for _, s := range []string{e.IPv4Address, e.IPv6Address} {
+				s, _, _ = strings.Cut(s, "/")
+				if ip, ok := addrOf(s); ok {
+					a.Addrs = append(a.Addrs, ip)
+				}
+			}
+			c := Container{ID: id}
+			if strange[id] {
+				c, _ = s.conn.listOne(ctx, id, true)
+				c.ID = id
+			}
+			if c.Endpoints = []Attachment{a}; len(a.Addrs) > 0 {
+				p.found = append(p.found, c)
+			}
+		}
+	}()
+}
+
+// early tells of containers that have an address and do not run yet.
+func (s *session) early(ctx context.Context, p peeked, peeks chan<- peeked) {
+	for _, c := range p.found {
+		if !s.joining[c.ID] {
+			continue // a look that ended meanwhile knows more
+		}
+		before, ok := s.bornOrKnown(c.ID)
+		if !ok {
+			before = c
+			before.Endpoints = nil
+		}
+		if (ok || c.Name != "") && before.Labels[PilotLabel] == "" {
+			s.tell(before.withAttachment(c.Endpoints[0]))
+		}
+	}
+	ids := s.peeking[p.network]
+	delete(s.peeking, p.network)
+	if ids != nil {
+		s.peeking[p.network] = nil
+		s.peekAt(ctx, p.network, ids, peeks)
+	}
 }
 
 func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
@@ -500,51 +788,91 @@ func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
 	return out, nil
 }
 
-// list is the full picture: every network, and every live container by inspect, as a list lacks aliases and host names.
-func (s *session) list(ctx context.Context) (Update, error) {
-	nets, err := s.listNetworks(ctx)
-	if err != nil {
-		return Update{}, err
-	}
-	lctx, cancel := context.WithTimeout(ctx, 3*s.pace.call)
-	defer cancel()
-	sums, err := s.conn.ContainerList(lctx, container.ListOptions{})
-	if err != nil {
-		return Update{}, fmt.Errorf("listing containers: %w", err)
-	}
-	found := make([]looked, len(sums))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, lookers)
-	for i, sum := range sums {
-		wg.Add(1)
-		slots <- struct{}{}
-		go func() {
-			defer wg.Done()
-			found[i] = s.look(ctx, sum.ID, s.pace.look)
-			<-slots
-		}()
-	}
-	wg.Wait()
-	before := s.known
-	s.known, s.sharers = map[string]Container{}, map[string]map[string]bool{}
-	for i, f := range found {
-		if f.err != nil {
-			return Update{}, f.err
-		}
-		if f.unknown {
-			if f.c, f.live = before[f.id]; !f.live {
-				f.c, f.live = containerOfSummary(sums[i])
-				f.live = f.live && f.c.Labels[PilotLabel] == ""
+// beginListing has listed called with every network and every live container.
+func (s *session) beginListing(ctx context.Context) {
+	batches := make(chan batch)
+	s.listing, s.begun, s.seen, s.touched = batches, time.Now(), nil, map[string]bool{}
+	go func() {
+		send := func(b batch) {
+			select {
+			case batches <- b:
+			case <-ctx.Done():
 			}
 		}
-		if f.live {
-			s.keep(f.c)
+		if err := s.list(ctx, send); err != nil {
+			send(batch{err: err})
+		}
+	}()
+}
+
+// list is the full picture, in batches.
+func (s *session) list(ctx context.Context, send func(batch)) error {
+	nets, err := s.listNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	send(batch{networks: nets})
+	ctx, cancel := context.WithTimeout(ctx, 3*s.pace.call)
+	defer cancel()
+	var b batch
+	if err := s.conn.eachListed(ctx, nil, func(c Container) {
+		if c.Labels[PilotLabel] != "" {
+			return
+		}
+		if b.containers = append(b.containers, c); len(b.containers) == perBatch {
+			send(b)
+			b = batch{}
+		}
+	}); err != nil {
+		return fmt.Errorf("listing containers: %w", err)
+	}
+	b.end = true
+	send(b)
+	return nil
+}
+
+// listed tells of a part of a listing.
+func (s *session) listed(b batch) {
+	u := Update{Networks: b.networks, Full: b.end}
+	if b.networks != nil && s.first {
+		u.Info = &s.conn.info
+	}
+	for _, c := range b.containers {
+		if s.touched[c.ID] {
+			continue
+		}
+		number, was := s.known.Find(c.ID)
+		if was {
+			before := s.known.Get(number)
+			c = c.withDetails(before)
+			c.whole = c.whole && !s.first && !s.hushed[c.ID]
+			if c.sharesWith != "" {
+				c.Endpoints, c.HostNetwork = before.Endpoints, before.HostNetwork
+			}
+			if s.seen.set(number); pack(c) == s.known.items[number] {
+				s.share(c, true)
+				continue
+			}
+			s.share(before, false)
+		}
+		u.Containers = s.withSharers(u.Containers, c)
+	}
+	if b.end {
+		for number, p := range s.known.items {
+			if p != "" && !s.seen.has(uint32(number)) {
+				id := s.known.Get(uint32(number)).ID
+				s.forget(id)
+				u.Gone = append(u.Gone, id)
+			}
 		}
 	}
-	u := Update{Full: true, Networks: nets}
-	for _, c := range s.known {
-		u.Containers = append(u.Containers, s.shared(c))
+	s.send(u)
+	if b.end {
+		s.listing, s.hushed, s.first, s.seen, s.touched, s.fillNext = nil, nil, false, nil, map[string]bool{}, 0
+		for id := range s.sharers { // some were told before the one whose network they use
+			if c, ok := s.known.ByID(id); ok {
+				s.tell(c)
+			}
+		}
 	}
-	slices.SortFunc(u.Containers, func(a, b Container) int { return strings.Compare(a.ID, b.ID) })
-	return u, nil
 }

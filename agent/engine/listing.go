@@ -1,0 +1,315 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+)
+
+// eachListed goes through the containers that the engine lists, those that live or all that the filters name, without ever
+// having the whole answer: 100,000 containers are 64 MB of JSON. A list lacks what only an inspect tells: variables, host names, aliases.
+func (c *connection) eachListed(ctx context.Context, query url.Values, yield func(Container)) error {
+	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + "/containers/json", RawQuery: query.Encode()}
+	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
+		u.Host, u.Path = host.Host, host.Path+u.Path
+		if c.tls {
+			u.Scheme = "https"
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	answer, err := c.HTTPClient().Do(req)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
+		return fmt.Errorf("the engine says %s: %q", answer.Status, bytes.TrimSpace(text))
+	}
+	return eachElement(answer.Body, func(element []byte) {
+		if sum, ok := containerOfSummary(element); ok {
+			yield(sum)
+		}
+	})
+}
+
+// listOne gives what the engine lists of one container; ok is false where it lists none.
+func (c *connection) listOne(ctx context.Context, id string, all bool) (found Container, ok bool) {
+	query := url.Values{"filters": {`{"id":[` + strconv.Quote(id) + `]}`}}
+	if all {
+		query.Set("all", "1")
+	}
+	_ = c.eachListed(ctx, query, func(c Container) {
+		if c.ID == id {
+			found, ok = c, true
+		}
+	})
+	return found, ok
+}
+
+// containerOfSummary reads one element of a list of containers: all but host name, variables and aliases. ok is false for
+// what is no container. Source: Engine API, ContainerList.
+func containerOfSummary(element []byte) (c Container, ok bool) {
+	for key, v := range members(element) {
+		switch string(key) {
+		case `"Id"`:
+			c.ID = text(v)
+		case `"Names"`:
+			for name := range elements(v) {
+				if name := strings.TrimPrefix(text(name), "/"); !strings.Contains(name, "/") { // else a link: another's name for it
+					c.Name = name
+				}
+			}
+		case `"Image"`:
+			c.Image = text(v)
+		case `"Labels"`:
+			for k, v := range members(v) {
+				c.setLabel(text(k), text(v))
+			}
+		case `"State"`:
+			c.State = text(v)
+		case `"Status"`: // "Up 5 minutes (health: starting)"
+			switch status := text(v); {
+			case strings.HasSuffix(status, "(healthy)"):
+				c.Health = "healthy"
+			case strings.HasSuffix(status, "(unhealthy)"):
+				c.Health = "unhealthy"
+			case strings.HasSuffix(status, "(health: starting)"):
+				c.Health = "starting"
+			}
+		case `"Ports"`:
+			for p := range elements(v) {
+				var port Port
+				for k, v := range members(p) {
+					switch string(k) {
+					case `"PrivatePort"`:
+						if n, err := strconv.ParseUint(string(v), 10, 16); err == nil {
+							port.Number = uint16(n)
+						}
+					case `"Type"`:
+						port.Proto = text(v)
+					}
+				}
+				if port.Number > 0 && slices.Contains(protos[1:], port.Proto) && len(c.Ports) < maxPorts {
+					c.Ports = append(c.Ports, port)
+				}
+			}
+			slices.SortFunc(c.Ports, comparePort)
+			c.Ports = slices.Compact(c.Ports)
+		case `"HostConfig"`:
+			for k, v := range members(v) {
+				if string(k) == `"NetworkMode"` {
+					c.setMode(container.NetworkMode(text(v)))
+				}
+			}
+		case `"NetworkSettings"`:
+			for k, v := range members(v) {
+				if string(k) != `"Networks"` {
+					continue
+				}
+				for name, e := range members(v) {
+					if len(e) > 0 && e[0] == '{' {
+						c.Endpoints = append(c.Endpoints, attachmentOfSummary(text(name), e))
+					}
+				}
+			}
+			slices.SortFunc(c.Endpoints, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) })
+		}
+	}
+	return c, c.ID != ""
+}
+
+func attachmentOfSummary(network string, element []byte) Attachment {
+	a := Attachment{Network: network}
+	var v4, v6 string
+	for k, v := range members(element) {
+		switch string(k) {
+		case `"NetworkID"`:
+			a.NetworkID = text(v)
+		case `"IPAddress"`:
+			v4 = text(v)
+		case `"GlobalIPv6Address"`:
+			v6 = text(v)
+		}
+	}
+	for _, s := range []string{v4, v6} {
+		if ip, ok := addrOf(s); ok {
+			a.Addrs = append(a.Addrs, ip)
+		}
+	}
+	return a
+}
+
+// eachElement goes through the elements of a JSON array, one after the other as they come: encoding/json would take thrice the time,
+// which at 100,000 containers are seconds. An element is valid until do returns.
+func eachElement(r io.Reader, do func(element []byte)) error {
+	in := bufio.NewReaderSize(r, 32<<10)
+	c, err := nextByte(in)
+	if err != nil || c != '[' {
+		return errors.Join(errNoList, err)
+	}
+	var element []byte
+	for first := true; ; first = false {
+		c, err := nextByte(in)
+		if err != nil {
+			return errors.Join(errNoList, err)
+		}
+		switch {
+		case c == ']':
+			return nil
+		case first == (c == ','):
+			return errNoList
+		case c == ',':
+			if c, err = nextByte(in); err != nil {
+				return errors.Join(errNoList, err)
+			}
+		}
+		if c != '{' {
+			return errNoList
+		}
+		element = append(element[:0], c)
+		for depth, quoted, escaped := 1, false, false; depth > 0; {
+			chunk, err := in.Peek(max(1, in.Buffered()))
+			if len(chunk) == 0 {
+				return errors.Join(errNoList, err)
+			}
+			n := 0
+			for n < len(chunk) && depth > 0 {
+				c := chunk[n]
+				n++
+				switch {
+				case escaped:
+					escaped = false
+				case c == '"':
+					quoted = !quoted
+				case quoted:
+					escaped = c == '\\'
+				case c == '{' || c == '[':
+					depth++
+				case c == '}' || c == ']':
+					depth--
+				}
+			}
+			if element = append(element, chunk[:n]...); len(element) > maxAnswer {
+				return errors.New("one container's description has no end")
+			}
+			in.Discard(n)
+		}
+		do(element)
+	}
+}
+
+var errNoList = errors.New("the engine's answer is no list of containers")
+
+// nextByte skips white space.
+func nextByte(in *bufio.Reader) (byte, error) {
+	for {
+		c, err := in.ReadByte()
+		if err != nil || c != ' ' && c != '\n' && c != '\t' && c != '\r' {
+			return c, err
+		}
+	}
+}
+
+// members goes through the keys and values of a JSON object, each as it is written; of what is none, through nothing.
+func members(object []byte) func(yield func(key, value []byte) bool) {
+	return func(yield func(key, value []byte) bool) {
+		if len(object) == 0 || object[0] != '{' {
+			return
+		}
+		rest := object[1:]
+		for {
+			var key, value []byte
+			if key, rest = cutValue(rest); key == nil {
+				return
+			}
+			if value, rest = cutValue(rest); value == nil {
+				return
+			}
+			if !yield(key, value) {
+				return
+			}
+		}
+	}
+}
+
+// elements goes through a JSON array, as members does.
+func elements(array []byte) func(yield func(value []byte) bool) {
+	return func(yield func(value []byte) bool) {
+		if len(array) == 0 || array[0] != '[' {
+			return
+		}
+		for value, rest := cutValue(array[1:]); value != nil && yield(value); {
+			value, rest = cutValue(rest)
+		}
+	}
+}
+
+// cutValue cuts the next value off, with what parts it from the one before. It is nil at the end.
+func cutValue(b []byte) (value, rest []byte) {
+	i := 0
+	for i < len(b) && (b[i] <= ' ' || b[i] == ',' || b[i] == ':') {
+		i++
+	}
+	b = b[i:]
+	for i, depth := 0, 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			for i++; ; i++ {
+				if end := bytes.IndexByte(b[i:], '"'); end < 0 {
+					return nil, nil
+				} else if escape := bytes.IndexByte(b[i:i+end], '\\'); escape < 0 {
+					i += end
+					break
+				} else if i += escape + 1; i == len(b) {
+					return nil, nil
+				}
+			}
+			if depth == 0 {
+				return b[:i+1], b[i+1:]
+			}
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth--; depth == 0 {
+				return b[:i+1], b[i+1:]
+			} else if depth < 0 { // the end of what it is in, maybe of a number before it
+				if i == 0 {
+					return nil, nil
+				}
+				return b[:i], b[i:]
+			}
+		case depth == 0 && (c == ',' || c <= ' '):
+			return b[:i], b[i:]
+		}
+	}
+	return nil, nil
+}
+
+// text reads a JSON string; what is none is "".
+func text(value []byte) (s string) {
+	if len(value) < 2 || value[0] != '"' {
+		return ""
+	}
+	if plain := value[1 : len(value)-1]; bytes.IndexByte(plain, '\\') < 0 && utf8.Valid(plain) {
+		return string(plain)
+	}
+	_ = json.Unmarshal(value, &s)
+	return s
+}

@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// TestStore: whatever is put and deleted, the store gives back what a map would, by numbers that stay.
+func TestStore(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		text := func() string {
+			return []string{"", "web", "3f2a9c", "ABCDEF", "odd", "\x00\xff", strings.Repeat("long", 100)}[r.IntN(7)]
+		}
+		list := func() (out []string) {
+			for range r.IntN(3) {
+				out = append(out, text())
+			}
+			return out
+		}
+		var s Store
+		want, numbers := map[string]Container{}, map[string]uint32{}
+		for range 400 {
+			c := Container{ID: text() + fmt.Sprint(r.IntN(40)), Name: text(), Image: text(), Hostname: text(), Domainname: text(), Env: list(),
+				State: []string{"", "running", "removing", "odd"}[r.IntN(4)], Health: []string{"", "unhealthy", "odd"}[r.IntN(3)],
+				HostNetwork: r.IntN(2) > 0, sharesWith: text(), whole: r.IntN(2) > 0}
+			for _, l := range list() {
+				c.setLabel("fairlead."+l, text())
+				c.Ports = append(c.Ports, Port{uint16(r.Uint32()), []string{"tcp", "sctp", "odd"}[r.IntN(3)]})
+				c.Endpoints = append(c.Endpoints, Attachment{NetworkID: text(), Network: l, Aliases: list(),
+					Addrs: [][]netip.Addr{nil, addrs("172.17.0.2"), addrs("fd00::1", "10.0.0.1")}[r.IntN(3)]})
+			}
+			if r.IntN(3) == 0 {
+				number, ok := s.Delete(c.ID)
+				if _, had := want[c.ID]; ok != had || ok && number != numbers[c.ID] {
+					t.Fatalf("seed %d: deleting %q: %d, %v", seed, c.ID, number, ok)
+				}
+				delete(want, c.ID)
+				continue
+			}
+			number := s.Put(c)
+			if _, had := want[c.ID]; had && number != numbers[c.ID] {
+				t.Fatalf("seed %d: %q has another number", seed, c.ID)
+			}
+			want[c.ID], numbers[c.ID] = c, number
+			if got := s.Get(number); !cmp.Equal(c, got, exactly, cmpopts.EquateEmpty()) {
+				t.Fatalf("seed %d: %s", seed, cmp.Diff(c, got, exactly, cmpopts.EquateEmpty()))
+			}
+		}
+		got := map[string]Container{}
+		for number, c := range s.All() {
+			if got[c.ID] = c; number != numbers[c.ID] {
+				t.Errorf("seed %d: %q has another number", seed, c.ID)
+			}
+		}
+		if d := cmp.Diff(want, got, exactly, cmpopts.EquateEmpty()); d != "" || s.Len() != len(want) {
+			t.Fatalf("seed %d: %d of %d, -want +got:\n%s", seed, s.Len(), len(want), d)
+		}
+		for id := range want {
+			if c, ok := s.ByID(id); !ok || c.ID != id {
+				t.Errorf("seed %d: %q is not found", seed, id)
+			}
+		}
+	}
+}
+
+// TestEachElement: a list that comes in any pieces gives its elements, and what is no list, or not the whole of one, an error.
+func TestEachElement(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		`[]`: ``, " [ ]\n": ``, `[{}]`: `{}`, `[{"a":[1,{"b":"]}\"}"}]} , {"c":"\\"}]`: `{"a":[1,{"b":"]}\"}"}]}|{"c":"\\"}`,
+		``: `!`, `{}`: `!`, `null`: `!`, `[`: `!`, `[{}`: `{}!`, `[{},`: `{}!`, `[{}{}]`: `{}!`, `[,{}]`: `!`, `[{},]`: `{}!`, `[5]`: `!`, `[{"a":"}]`: `!`, `<html>`: `!`,
+	} {
+		var got []string
+		err := eachElement(iotest.OneByteReader(strings.NewReader(in)), func(e []byte) { got = append(got, string(e)) })
+		text := strings.Join(got, "|")
+		if err != nil {
+			text += "!"
+		}
+		if text != want {
+			t.Errorf("%s: %s, %v, want %s", in, text, err, want)
+		}
+	}
+	endless := strings.NewReader(`[{"a":"` + strings.Repeat("a", maxAnswer+1))
+	if err := eachElement(endless, func([]byte) {}); err == nil {
+		t.Error("an endless element is taken")
+	}
+}
+
+// FuzzSummary: of what is JSON, containerOfSummary reads what encoding/json does.
+func FuzzSummary(f *testing.F) {
+	f.Add([]byte(`{"Id":"c1","Names":["/a/b","/c"],"State":"running","HostConfig":{"NetworkMode":"container:c1"},"Labels":{"fairlead.names":"a\u00e9\n"},"Image":"x"}`))
+	f.Add([]byte(`{ "Id" : "c1" , "Command":"\"}" , "Created":1.5e3,"Ports":[{"PrivatePort":80,"Type":"tcp"}], "NetworkSettings":{"Networks":{"b":{"NetworkID":"n1","IPAddress":"10.0.0.1"}}}}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		got, ok := containerOfSummary(in)
+		if ok {
+			wantSane(t, got)
+		}
+		var sum container.Summary
+		// encoding/json takes "ID" for "Id", and of two keys of one name mixes the values.
+		if json.Unmarshal(in, &sum) != nil || !ok || bytes.Count(in, []byte(`"Id"`)) != 1 || sum.ID != got.ID {
+			return
+		}
+		if strings.Count(strings.ToLower(string(in)), `"state"`) == 1 && bytes.Contains(in, []byte(`"State"`)) && sum.State != got.State {
+			t.Errorf("state %q, want %q", got.State, sum.State)
+		}
+		if strings.Count(strings.ToLower(string(in)), `"image"`) == 1 && bytes.Contains(in, []byte(`"Image"`)) && sum.Image != got.Image {
+			t.Errorf("image %q, want %q", got.Image, sum.Image)
+		}
+	})
+}
