@@ -716,6 +716,7 @@ func TestWatchDiesDuringListing(t *testing.T) {
 	id := d.run("web", "bridge")
 	w := watch(t, d.url, brisk())
 	w.untilNames("web=" + d.addr(id))
+	w.untilFilled()
 	var dead, attempts atomic.Int32
 	d.setHook(func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
 		if dead.Load() != 0 && !strings.HasSuffix(r.URL.Path, "/events") {
