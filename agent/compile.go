@@ -76,6 +76,7 @@ type view struct {
 // the subnets in state Wanted. Of the carried routes it returns those alone that are still there and may stay.
 func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 	var out, taken []Subnet
+	otherwise := map[int]string{} // by the place in out
 	for _, v := range views {
 		for _, r := range v.carried {
 			s := Subnet{Engine: v.name, Prefix: r.Dst}
@@ -96,7 +97,7 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 		for _, n := range nets {
 			for _, p := range n.Subnets {
 				s := Subnet{Engine: v.name, Network: shown(n.Name), NetworkID: n.ID, Prefix: p, Internal: n.Internal}
-				decide(&s, n, v.reach, allow, host, taken)
+				otherwise[len(out)] = decide(&s, n, v.reach, allow, host, taken)
 				if s.State == Wanted || s.State == Native {
 					taken = append(taken, s)
 				}
@@ -111,12 +112,16 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 			if found && s.Prefix.Addr().Is4() {
 				s.Hint = fmt.Sprintf("give network %s another range, %v is free here: %s", s.Network, p, remedy(s.Network, p))
 			}
+			if otherwise[i] != "" {
+				s.Hint += "; or, " + otherwise[i]
+			}
 		}
 	}
 	return out
 }
 
-func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Prefix, host hostFacts, taken []Subnet) {
+// decide decides about one subnet. otherwise is another way out of a refusal than to move the network.
+func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Prefix, host hostFacts, taken []Subnet) (otherwise string) {
 	refuse := func(format string, args ...any) {
 		s.State, s.Why = Refused, fmt.Sprintf(format, args...)
 	}
@@ -164,7 +169,8 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	default:
 		s.Route = routes.Route{Dst: s.Prefix, Via: reach.Via, Dev: reach.Dev}
 	}
-	if !private(s.Prefix) && !slices.ContainsFunc(allow, func(a netip.Prefix) bool { return within(s.Prefix, a) }) {
+	allowed := slices.ContainsFunc(allow, func(a netip.Prefix) bool { return within(s.Prefix, a) })
+	if !private(s.Prefix) && !allowed {
 		refuse("%v is not a private range: a route would hide part of the Internet", s.Prefix)
 		s.Hint = "if you mean it: --allow-subnet " + s.Prefix.String()
 		return
@@ -201,10 +207,17 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		if e.Route == s.Route || e.Marked && slices.Contains(host.owned, e.Route) {
 			continue
 		}
+		if e.Dst.Bits() < s.Prefix.Bits() {
+			if allowed { // a row beside that one takes only what is the containers'
+				continue
+			}
+			otherwise = "if nobody behind that route has an address in it: --allow-subnet " + s.Prefix.String()
+		}
 		refuse("route %v (made by %s) is in its way", e.Route, e.Owner)
 		return
 	}
 	s.State = Wanted
+	return
 }
 
 // besides is the interface of this host on which the containers of a macvlan or ipvlan network in the VM are its neighbours,

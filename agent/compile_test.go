@@ -322,7 +322,8 @@ func forbids(allow []netip.Prefix, host hostFacts, accepted []Subnet, p netip.Pr
 	for _, e := range host.table {
 		equal := e.Route == by(reach, p)
 		ours := e.Marked && slices.Contains(host.owned, e.Route)
-		if e.Dst.Bits() > 1 && e.Dst.Overlaps(p) && !equal && !ours {
+		meant := e.Dst.Bits() < p.Bits() && slices.ContainsFunc(allow, func(a netip.Prefix) bool { return a.Bits() <= p.Bits() && a.Overlaps(p) })
+		if e.Dst.Bits() > 1 && e.Dst.Overlaps(p) && !equal && !ours && !meant {
 			return fmt.Sprintf("row %v is foreign", e)
 		}
 	}

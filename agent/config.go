@@ -66,7 +66,7 @@ var Keys = []Key{
 	{Name: "domain", Multi: true, Default: "docker", Arg: "DOMAIN", Help: "a domain to serve (repeatable)"},
 	{Name: "dns-listen", Arg: "ADDR:PORT", Help: "where the DNS server listens (default: what the resolver method can point at)"},
 	{Name: "resolver", Default: "auto", Arg: "MODE", Help: "how the OS is told to ask us: auto, none or a method of this OS"},
-	{Name: "allow-subnet", Multi: true, Arg: "PREFIX", Help: "route container subnets in PREFIX though it is not a private range (repeatable)"},
+	{Name: "allow-subnet", Multi: true, Arg: "PREFIX", Help: "route container subnets in PREFIX though it is not a private range, or lies in a wider route of others (repeatable)"},
 	{Name: "state-dir", Default: platform.DefaultStateDir, Arg: "DIR", Help: "where the journal of our own changes lies"},
 	{Name: "control", Default: platform.DefaultControl, Arg: "PATH", Help: "the agent's control endpoint"},
 	{Name: "log-level", Default: "info", Arg: "LEVEL", Help: "debug, info, warn or error"},

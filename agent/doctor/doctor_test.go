@@ -199,6 +199,19 @@ var links = []link{
 		}
 		f.Table = append(f.Table[:2], routes.Entry{Route: routes.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Dev: "tun0"}, Owner: "static"})
 	}, "subnet 10.1.0.0/16"},
+	{"both refused", func(f *Facts) {
+		for i := range f.Status.Subnets {
+			f.Status.Subnets[i].State, f.Status.Subnets[i].Why = agent.Refused, "route 172.16.0.0/12 dev tun0 (made by static) is in its way"
+			f.Status.Subnets[i].Hint = "give network " + f.Status.Subnets[i].Network + " another range"
+		}
+		f.Table = append(f.Table[:1], routes.Entry{Route: routes.Route{Dst: netip.MustParsePrefix("172.16.0.0/12"), Dev: "tun0"}, Owner: "static"})
+	}, "subnet 172.17.0.0/16"},
+	{"all is taken", func(f *Facts) {
+		f.Status.Subnets[1].State, f.Status.Subnets[1].Why, f.Status.Subnets[1].Hint = agent.Refused, "route 172.16.0.0/12 dev tun0 (made by static) is in its way", "give network shop another range"
+		for _, p := range []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"} {
+			f.Table = append(f.Table[:len(f.Table):len(f.Table)], routes.Entry{Route: routes.Route{Dst: netip.MustParsePrefix(p), Dev: "tun0"}, Owner: "static"})
+		}
+	}, "subnet 172.18.0.0/16"},
 	{"no memory for a route", func(f *Facts) { f.Status.Subnets[1].State, f.Status.Subnets[1].Why = agent.Failed, "no memory" }, "subnet 172.18.0.0/16"},
 	{"macvlan", func(f *Facts) {
 		f.Status.Subnets[1].State, f.Status.Subnets[1].Why = agent.Unreachable, "macvlan networks cannot be reached by a route"
