@@ -8,6 +8,8 @@ PILOTS    := agent/engine/pilot/linux-amd64.gz agent/engine/pilot/linux-arm64.gz
 # Labs that run darwin and windows binaries on Linux, where they are at hand.
 DARWINLAB ?= ../shared/darwinlab
 WINELAB   ?= ../shared/winelab
+# Where newer engines are unpacked, and kept.
+ENGINES   ?= /var/cache/fairlead-test
 DNSBENCH  ?= ../shared/bench/bench.sh
 OSES      := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # Packages that think without an OS: their tests run as real darwin and windows binaries too.
@@ -56,6 +58,12 @@ oscheck: pilot ## vet, and compile the tests, for every OS and architecture
 	@for t in $(OSES); do echo "vet $$t"; \
 		GOOS=$${t%/*} GOARCH=$${t#*/} $(STATIC) go vet ./... || exit 1; \
 		GOOS=$${t%/*} GOARCH=$${t#*/} $(STATIC) go test -exec true -count=1 ./... > /dev/null || exit 1; done
+
+.PHONY: engines
+engines: pilot ## try every traffic on engines 20.10 or what is here, 26 and 28.5; docs/design.md has the table
+	@internal/lab/prepare.sh
+	@e26=$$(internal/lab/engines.sh 26 $(ENGINES)/engine-26) && e28=$$(internal/lab/engines.sh 28 $(ENGINES)/engine-28) && \
+		LAB_ENGINES="dockerd $$e26 $$e28" go test -count=1 -timeout 30m -run TestMatrix -v ./internal/lab/e2e
 
 .PHONY: bench
 bench: build ## run the benchmarks; docs/benchmarks.md has the figures

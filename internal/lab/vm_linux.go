@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ type VMOptions struct {
 	Dockerd string   // path of dockerd; its folder is searched first for containerd; default $LAB_DOCKERD, then "dockerd"
 	Args    []string // further arguments of dockerd
 	TCP     bool     // dockerd listens on port 2375 too
+	Legacy  bool     // iptables is iptables-legacy in the VM, for dockerd too
 }
 
 // VM is a machine with a dockerd. Its faults are for one goroutine at a time.
@@ -80,6 +82,11 @@ func (w *World) VM(ctx context.Context, opts VMOptions) (_ *VM, err error) {
 	if err := w.boot(ctx, &vm.machine, opts.Name, nowhere); err != nil {
 		return nil, err
 	}
+	if opts.Legacy {
+		if err := vm.legacy(); err != nil {
+			return nil, err
+		}
+	}
 	if !opts.Sealed {
 		if err := vm.plug(ctx); err != nil {
 			return nil, err
@@ -119,6 +126,21 @@ func (vm *VM) plug(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// legacy puts iptables-legacy first in the VM's search path. Whatever /usr a dockerd brings along has it at the same place.
+func (vm *VM) legacy() error {
+	dir := filepath.Join(vm.dir, "legacy")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"iptables", "ip6tables", "iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"} {
+		if err := os.Symlink("/usr/sbin/xtables-legacy-multi", filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	vm.bin = []string{dir}
 	return nil
 }
 
@@ -163,7 +185,7 @@ func (vm *VM) Log() string { return filepath.Join(vm.dir, "dockerd.log") }
 func (vm *VM) Docker(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, dockerPath(), append([]string{"--host", "unix://" + vm.Socket()}, args...)...)
 	// Nothing of the user's client settings: contexts, proxies, credentials.
-	cmd.Env = []string{"PATH=" + searchPath(""), "HOME=" + vm.dir, "DOCKER_CONFIG=" + vm.dir}
+	cmd.Env = []string{"PATH=" + searchPath(), "HOME=" + vm.dir, "DOCKER_CONFIG=" + vm.dir}
 	out, err := run(cmd)
 	return strings.TrimSuffix(out, "\n"), err
 }
@@ -182,9 +204,9 @@ func (vm *VM) StartDockerd(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	path := searchPath("")
+	path := vm.bin
 	if filepath.IsAbs(vm.opts.Dockerd) {
-		path = searchPath(filepath.Dir(vm.opts.Dockerd))
+		path = append(slices.Clone(path), filepath.Dir(vm.opts.Dockerd))
 	}
 	cmd := exec.Command(vm.opts.Dockerd,
 		"--config-file="+config,
@@ -199,7 +221,7 @@ func (vm *VM) StartDockerd(ctx context.Context) error {
 	}
 	cmd.Args = append(cmd.Args, vm.opts.Args...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + path, "HOME=/root"}
+	cmd.Env = []string{"PATH=" + searchPath(path...), "HOME=/root"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := vm.start(cmd); err != nil {

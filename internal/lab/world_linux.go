@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -133,7 +135,7 @@ func (w *World) end() error {
 func (w *World) hire() (err error) {
 	w.janitor = exec.Command("/bin/sh", "-c", janitorScript)
 	w.janitor.Dir = "/"
-	w.janitor.Env = []string{"PATH=" + searchPath("")}
+	w.janitor.Env = []string{"PATH=" + searchPath()}
 	w.janitor.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	w.janitor.Stdout = &w.report
 	w.janitor.Stderr = &w.report
@@ -156,9 +158,10 @@ func (w *World) atEnd(line string) error {
 
 // machine is a set of namespaces kept by one process: the host, or a VM.
 type machine struct {
-	netns string // name below /run/netns
-	dir   string // seen from everywhere: sockets and logs
-	own   string // an empty directory outside, a tmpfs inside
+	netns string   // name below /run/netns
+	dir   string   // seen from everywhere: sockets and logs
+	own   string   // an empty directory outside, a tmpfs inside
+	bin   []string // folders that its commands are searched in before all others
 	isVM  bool
 
 	init  *exec.Cmd
@@ -188,7 +191,7 @@ func (w *World) boot(ctx context.Context, m *machine, name, resolvConf string) e
 	m.init = exec.Command("nsenter", "--net=/run/netns/"+m.netns,
 		"/bin/sh", "-c", initScript, "init", name, m.own, resolvConf, kind)
 	m.init.Dir = "/"
-	m.init.Env = []string{"PATH=" + searchPath("")}
+	m.init.Env = []string{"PATH=" + searchPath()}
 	m.init.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS}
 	if m.isVM {
 		m.init.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
@@ -265,7 +268,7 @@ func (m *machine) Command(ctx context.Context, name string, args ...string) *exe
 	// nsenter's own --wdns is younger than Ubuntu 22.04.
 	enter = append(enter, "/bin/sh", "-c", `cd "$0" && exec "$@"`, wd, name)
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
-	cmd.Env = append(os.Environ(), "PATH="+searchPath(""))
+	cmd.Env = append(os.Environ(), "PATH="+searchPath(m.bin...))
 	return cmd
 }
 
@@ -341,8 +344,22 @@ func (m *machine) State(ctx context.Context) (string, error) {
 
 // start starts cmd as our child inside a VM, its pid namespace included: nsenter would stand between us and it.
 func (m *machine) start(cmd *exec.Cmd) error {
+	return m.enter([]string{"net", "uts", "pid", "mnt"}, cmd.Start)
+}
+
+// Dial connects from the machine to an address and port. The machine's own files are not looked at: no names.
+func (m *machine) Dial(ctx context.Context, network string, to netip.AddrPort) (conn net.Conn, err error) {
+	err = m.enter([]string{"net"}, func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, to.String())
+		return err
+	})
+	return conn, err
+}
+
+// enter runs f on a thread inside some of the machine's namespaces, as /proc/PID/ns names them.
+func (m *machine) enter(names []string, f func() error) error {
 	var namespaces []*os.File
-	for _, name := range []string{"net", "uts", "pid", "mnt"} {
+	for _, name := range names {
 		file, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", m.init.Process.Pid, name))
 		if err != nil {
 			return err
@@ -359,7 +376,7 @@ func (m *machine) start(cmd *exec.Cmd) error {
 				return fmt.Errorf("enter %s: %w", file.Name(), err)
 			}
 		}
-		return cmd.Start()
+		return f()
 	})
 }
 
@@ -393,11 +410,11 @@ func run(cmd *exec.Cmd, words ...string) (string, error) {
 	return out.String(), nil
 }
 
-// searchPath is PATH with the folders of system tools added, and first in it dir if that is not empty.
-func searchPath(dir string) string {
-	path := os.Getenv("PATH") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
-	if dir != "" {
-		path = dir + ":" + path
+// searchPath is PATH with the folders of system tools added, after some that are to be searched first.
+func searchPath(first ...string) string {
+	path := append(slices.Clone(first), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+	if set := os.Getenv("PATH"); set != "" {
+		path = slices.Insert(path, len(first), set)
 	}
-	return strings.TrimPrefix(path, ":")
+	return strings.Join(path, ":")
 }
