@@ -23,18 +23,35 @@ var ErrNotRunning = errors.New("the agent is not running")
 
 const settleTimeout = 15 * time.Second // how long a reconcile waits for engines and pilots
 
-// serveControl answers status, ls, setup-network and teardown-network of other fairlead processes, as JSON over HTTP.
-func (a *Agent) serveControl(ctx context.Context, l net.Listener) error {
+// listenControl makes the control endpoint and, where the OS has one, that where everybody may ask.
+func listenControl(path string) (control, status net.Listener, err error) {
+	if control, err = platform.ListenControl(path); err != nil {
+		return nil, nil, err
+	}
+	if status, err = platform.ListenStatus(path); err != nil {
+		control.Close()
+		return nil, nil, err
+	}
+	return control, status, nil
+}
+
+// serveControl answers status, ls, setup-network and teardown-network of other fairlead processes, as JSON over HTTP. Those
+// that come by an endpoint where everybody may ask do not change anything.
+func (a *Agent) serveControl(ctx context.Context, l net.Listener, everybody bool) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Status()) })
 	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Names()) })
 	mux.HandleFunc("GET /v1/whois", func(w http.ResponseWriter, r *http.Request) { reply(w, a.Whois(r.FormValue("name"))) })
-	mux.HandleFunc("POST /v1/reconcile", func(w http.ResponseWriter, r *http.Request) { reply(w, a.reconcile(r.Context())) })
-	mux.HandleFunc("POST /v1/teardown", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), downTimeout)
-		defer cancel()
-		reply(w, a.takeDown(ctx))
-	})
+	if everybody {
+		mux.HandleFunc("POST /", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "permission denied", http.StatusForbidden) })
+	} else {
+		mux.HandleFunc("POST /v1/reconcile", func(w http.ResponseWriter, r *http.Request) { reply(w, a.reconcile(r.Context())) })
+		mux.HandleFunc("POST /v1/teardown", func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), downTimeout)
+			defer cancel()
+			reply(w, a.takeDown(ctx))
+		})
+	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
@@ -142,6 +159,9 @@ func (c *Client) call(ctx context.Context, method, what string, into any) error 
 		return fmt.Errorf("asking the agent: %w", err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusForbidden {
+		return &Problem{Code: ExitNotPermitted, Err: errors.New("the agent answers everybody, and obeys only administrators"), Hint: asRoot()}
+	}
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = errors.New(string(bytes.TrimSpace(b)))

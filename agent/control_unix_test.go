@@ -79,7 +79,7 @@ func endpoint(t *testing.T, a *Agent) (path string) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.serveControl(ctx, l) }()
+	go func() { done <- a.serveControl(ctx, l, false) }()
 	t.Cleanup(func() {
 		stop()
 		select {
@@ -92,6 +92,38 @@ func endpoint(t *testing.T, a *Agent) (path string) {
 		}
 	})
 	return path
+}
+
+// Where everybody may ask, nobody changes anything.
+func TestControlForEverybody(t *testing.T) {
+	a := known()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.serveControl(ctx, l, true) }()
+	c := dial(t, l.Addr().String())
+	if s, err := c.Status(t.Context()); err != nil || len(s.Subnets) == 0 {
+		t.Errorf("status: %v, %v", s, err)
+	}
+	for verb, call := range map[string]func(context.Context) error{
+		"reconcile": func(ctx context.Context) error { _, err := c.Reconcile(ctx); return err },
+		"teardown":  func(ctx context.Context) error { _, err := c.TearDown(ctx); return err },
+	} {
+		err := call(t.Context())
+		if p := Explain(err); p.Code != ExitNotPermitted || !strings.Contains(p.Hint, "fairlead") && !strings.Contains(p.Hint, "Administrator") {
+			t.Errorf("%s: %v, hint %q", verb, err, p.Hint)
+		}
+	}
+	if a.Status().Paused {
+		t.Error("it was torn down")
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func dial(t *testing.T, path string) *Client {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -106,7 +105,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 	if err := permitted(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
+	if err := platform.MakeStateDir(cfg.StateDir); err != nil {
 		return nil, fmt.Errorf("making the state folder: %w", err)
 	}
 	unlock, err := platform.Lock(filepath.Join(cfg.StateDir, "lock"))
@@ -190,10 +189,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	a.take(found, skipped)
 	if a.server, err = dnsserver.Listen(listen); err != nil {
-		return fmt.Errorf("serving DNS: %w", err)
+		return explainListen(err, listen)
 	}
 	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr(), Unknown: a.unknown, Settled: a.nothingNew})
-	control, err := platform.ListenControl(cfg.Control)
+	control, status, err := listenControl(cfg.Control)
 	if err != nil {
 		closed, cancel := context.WithCancel(ctx)
 		cancel()
@@ -207,9 +206,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
 	defer quiet()
 	var jobs, servers sync.WaitGroup
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	servers.Go(func() { failed <- a.server.Serve(serving, a.zone) })
-	servers.Go(func() { failed <- a.serveControl(serving, control) })
+	servers.Go(func() { failed <- a.serveControl(serving, control, false) })
+	if status != nil {
+		servers.Go(func() { failed <- a.serveControl(serving, status, true) })
+	}
 
 	a.log.Info("serving names", "domains", cfg.Domains, "dns", a.server.Addr(), "resolver", a.method, "why", a.methodWhy)
 	a.mark(dirty{routes: true, names: true, resolver: true})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -70,6 +71,30 @@ func Explain(err error) *Problem {
 		p.Hint = "start the engine, or name its endpoint with --engine NAME=URL; docker -H URL version tells whether it answers"
 	}
 	return p
+}
+
+// explainListen says who has the port that we would serve names on, and what to do.
+func explainListen(err error, listen netip.AddrPort) error {
+	taken := errors.Is(err, syscall.EADDRINUSE)
+	err = fmt.Errorf("serving DNS: %w", err)
+	if !taken {
+		return err
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		p, ok := platform.PortHolder(network, listen)
+		if !ok {
+			continue
+		}
+		err = fmt.Errorf("%w: %v has it", err, p)
+		if strings.Contains(p.Name, "SharedAccess") { // Internet Connection Sharing, for WSL, Hyper-V's Default Switch, Windows Sandbox
+			return &Problem{Code: ExitFailed, Err: err, Hint: "it keeps port 53 of every IPv4 address for WSL, Hyper-V or Windows Sandbox; go on beside it with: --dns-listen [::1]:53"}
+		}
+		break
+	}
+	if listen.Port() != 53 {
+		return err
+	}
+	return &Problem{Code: ExitFailed, Err: err, Hint: "end it, or choose another address of this host, as with: --dns-listen 127.0.0.154:53"}
 }
 
 // aboutTLS tells whether one side spoke TLS and the other did not, or not with certificates that both take.

@@ -64,6 +64,12 @@ func ClearControl(path string) error {
 	return nil
 }
 
+// MakeStateDir makes the folder for what fairlead remembers of its own changes.
+func MakeStateDir(path string) error { return os.MkdirAll(path, 0o755) }
+
+// ListenStatus has nothing to make: a socket has one owner, who may ask and change.
+func ListenStatus(string) (net.Listener, error) { return nil, nil }
+
 // DialControl connects to a running fairlead's control endpoint.
 func DialControl(ctx context.Context, path string) (net.Conn, error) {
 	if err := socketPath(path); err != nil {

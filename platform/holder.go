@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -79,21 +80,30 @@ func parseLsof(text, network string, addr netip.AddrPort) (p Process, ok bool) {
 	return Process{}, false
 }
 
-// parseNetstat reads the output of Windows' netstat -ano and finds who has addr. It looks at no word that is translated.
-func parseNetstat(text, network string, addr netip.AddrPort) (pid int, ok bool) {
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) < 4 || !strings.EqualFold(f[0], network) {
-			continue
+// parseOwners reads a table of GetExtendedUdpTable or GetExtendedTcpTable (MIB_UDPTABLE_OWNER_PID and its kin: a count, then
+// rows of 32-bit words, ports in network order) and finds who has addr.
+func parseOwners(table []byte, network string, is4 bool, addr netip.AddrPort) (pid int, ok bool) {
+	// Where in a row, in bytes, its address, port and process are.
+	row := struct{ size, addr, port, pid int }{12, 0, 4, 8}
+	switch {
+	case network == "tcp" && is4:
+		row.size, row.addr, row.port, row.pid = 24, 4, 8, 20
+	case network == "tcp":
+		row.size, row.addr, row.port, row.pid = 56, 0, 20, 52
+	case !is4:
+		row.size, row.addr, row.port, row.pid = 28, 0, 20, 24
+	}
+	if len(table) < 4 {
+		return 0, false
+	}
+	rows := int(binary.LittleEndian.Uint32(table))
+	for table = table[4:]; rows > 0 && len(table) >= row.size; rows, table = rows-1, table[row.size:] {
+		host := netip.AddrFrom4([4]byte(table[row.addr:]))
+		if !is4 {
+			host = netip.AddrFrom16([16]byte(table[row.addr:]))
 		}
-		peer, err := netip.ParseAddrPort(f[2])
-		if network == "tcp" && (err != nil || peer.Port() != 0) { // not a listening one
-			continue
-		}
-		at, err := netip.ParseAddrPort(f[1])
-		n, perr := strconv.Atoi(f[len(f)-1])
-		if err == nil && perr == nil && takes(at, addr) {
-			return n, true
+		if takes(netip.AddrPortFrom(host, binary.BigEndian.Uint16(table[row.port:])), addr) {
+			return int(binary.LittleEndian.Uint32(table[row.pid:])), true
 		}
 	}
 	return 0, false

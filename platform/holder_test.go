@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"encoding/hex"
 	"net"
 	"net/netip"
 	"os"
@@ -37,16 +38,22 @@ PTCP
 n127.0.0.1:53
 `
 
-const netstatANO = `
-Aktive Verbindungen
+// ownerTable is a table of IP Helper's: a count, then rows of words, given in hexadecimal as they lie in memory.
+func ownerTable(t testing.TB, words string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(words), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
 
-  Proto  Lokale Adresse         Remoteadresse          Status           PID
-  TCP    0.0.0.0:135            0.0.0.0:0              ABHOEREN         996
-  TCP    127.0.0.153:53         0.0.0.0:0              ABHOEREN         2400
-  TCP    127.0.0.1:50000        127.0.0.153:53         HERGESTELLT      2600
-  UDP    0.0.0.0:53             *:*                                     3100
-  UDP    [::1]:1900             *:*                                     3200
-`
+const (
+	ownersUDP  = "02000000 00000000 00350000 1c0c0000 7f000001 d83b0000 c4090000"
+	ownersUDP6 = "01000000 00000000000000000000000000000001 00000000 076c0000 800c0000"
+	ownersTCP  = "01000000 02000000 7f000099 00350000 00000000 00000000 60090000"
+	ownersTCP6 = "01000000 00000000000000000000000000000000 00000000 00350000 00000000000000000000000000000000 00000000 00000000 02000000 b0040000"
+)
 
 func TestPortHolderTables(t *testing.T) {
 	at := netip.MustParseAddrPort
@@ -60,8 +67,8 @@ func TestPortHolderTables(t *testing.T) {
 		}
 		return p.String()
 	}
-	netstat := func(network, addr string) int {
-		pid, _ := parseNetstat(netstatANO, network, at(addr))
+	owner := func(words, network, addr string) int {
+		pid, _ := parseOwners(ownerTable(t, words), network, words == ownersUDP || words == ownersTCP, at(addr))
 		return pid
 	}
 	for _, c := range []struct{ got, want any }{
@@ -75,10 +82,14 @@ func TestPortHolderTables(t *testing.T) {
 		{lsof("udp", "127.0.0.1:53"), "mDNSResponder (pid 412)"},
 		{lsof("tcp", "127.0.0.1:53"), "dnsmasq (pid 733)"},
 		{lsof("tcp", "127.0.0.1:54"), ""},
-		{netstat("tcp", "127.0.0.153:53"), 2400},
-		{netstat("udp", "127.0.0.153:53"), 3100},
-		{netstat("tcp", "127.0.0.1:50000"), 0}, // it listens to nobody
-		{netstat("udp", "127.0.0.1:1900"), 0},
+		{owner(ownersUDP, "udp", "127.0.0.153:53"), 3100}, // by whoever has all addresses
+		{owner(ownersUDP, "udp", "127.0.0.1:55355"), 2500},
+		{owner(ownersUDP, "udp", "127.0.0.2:55355"), 0},
+		{owner(ownersUDP6, "udp", "[::1]:1900"), 3200},
+		{owner(ownersUDP6, "udp", "127.0.0.1:1900"), 0},
+		{owner(ownersTCP, "tcp", "127.0.0.153:53"), 2400},
+		{owner(ownersTCP, "tcp", "127.0.0.1:53"), 0},
+		{owner(ownersTCP6, "tcp", "[::1]:53"), 1200},
 		{Process{PID: 7, Name: "x\x1b[2J"}.String(), "x?[2J (pid 7)"},
 	} {
 		if c.got != c.want {
@@ -89,8 +100,8 @@ func TestPortHolderTables(t *testing.T) {
 
 // TestPortHolder: the OS says that this very process has a socket that it has just opened.
 func TestPortHolder(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("lsof and netstat are tried by their output alone")
+	if runtime.GOOS == "darwin" {
+		t.Skip("lsof is tried by its output alone")
 	}
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -107,7 +118,7 @@ func TestPortHolder(t *testing.T) {
 }
 
 func FuzzPortHolderTables(f *testing.F) {
-	for _, s := range []string{procNetUDP, procNetTCP6, lsofPort53, netstatANO} {
+	for _, s := range []string{procNetUDP, procNetTCP6, lsofPort53, string(ownerTable(f, ownersUDP)), "\xff\xff\xff\xff" + strings.Repeat("\x00", 99)} {
 		f.Add(s)
 	}
 	addr := netip.MustParseAddrPort("127.0.0.1:53")
@@ -116,6 +127,9 @@ func FuzzPortHolderTables(f *testing.F) {
 		if p, ok := parseLsof(text, "udp", addr); ok && strings.ContainsAny(p.String(), "\n\x1b") {
 			t.Errorf("%q", p)
 		}
-		parseNetstat(text, "tcp", addr)
+		for _, network := range []string{"udp", "tcp"} {
+			parseOwners([]byte(text), network, true, addr)
+			parseOwners([]byte(text), network, false, addr)
+		}
 	})
 }

@@ -25,7 +25,7 @@ var (
 
 // Default places on this OS.
 const (
-	DefaultControl = `\\.\pipe\fairlead`
+	DefaultControl = `\\.\pipe\ProtectedPrefix\Administrators\fairlead` // where Windows lets only administrators make one
 	DefaultEngine  = "npipe:////./pipe/docker_engine"
 )
 
