@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -219,6 +220,25 @@ func quote(s string, variables bool) string {
 		return `"` + s + `"`
 	}
 	return s
+}
+
+// eventHead is how slog's handlers begin a line: with what an event has fields of its own for.
+var eventHead = regexp.MustCompile(`^(?:time=\S+ level=([A-Z]+)\S* |\{"time":"[^"]*","level":"([A-Z]+)[^"]*",)`)
+
+// parseEvent takes a line of the log apart for the event log of Windows: its level, and the rest.
+func parseEvent(line string) (level, text string) {
+	const most = 30000 // characters; an event's string has room for some more
+	text = strings.TrimSpace(line)
+	if m := eventHead.FindStringSubmatch(text); m != nil {
+		level, text = m[1]+m[2], text[len(m[0]):]
+		if m[2] != "" {
+			text = "{" + text
+		}
+	}
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "..."
+	}
+	return level, strings.ReplaceAll(text, "\x00", "")
 }
 
 // label is the service's name for launchd, logFile where its log goes.

@@ -1,8 +1,11 @@
 package installer
 
 import (
+	"bytes"
+	"context"
 	"encoding/xml"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var plain = definition{
@@ -193,5 +197,32 @@ func TestReplaceFile(t *testing.T) {
 	}
 	if all, err := os.ReadDir(dir); err != nil || len(all) != 1 {
 		t.Errorf("the folder has %v, %v", all, err)
+	}
+}
+
+// An event of Windows has its own time and level.
+func TestParseEvent(t *testing.T) {
+	var b bytes.Buffer
+	said := map[string]*slog.Logger{"text": slog.New(slog.NewTextHandler(&b, nil)), "json": slog.New(slog.NewJSONHandler(&b, nil))}
+	for _, c := range []struct {
+		handler, level, text string
+		log                  func(*slog.Logger)
+	}{
+		{"text", "INFO", `msg="serving names" dns=127.0.0.153:53`, func(l *slog.Logger) { l.Info("serving names", "dns", "127.0.0.153:53") }},
+		{"text", "WARN", `msg=pilot err="level=ERROR "`, func(l *slog.Logger) { l.Warn("pilot", "err", "level=ERROR ") }},
+		{"json", "ERROR", `{"msg":"routes","err":"\"x\""}`, func(l *slog.Logger) { l.Error("routes", "err", `"x"`) }},
+		{"text", "ERROR", `msg=odd`, func(l *slog.Logger) { l.Log(context.Background(), slog.LevelError+2, "odd") }},
+	} {
+		b.Reset()
+		c.log(said[c.handler])
+		if level, text := parseEvent(b.String()); level != c.level || text != c.text {
+			t.Errorf("%s is %q, %q", b.String(), level, text)
+		}
+	}
+	if level, text := parseEvent("panic: \x00something else\n"); level != "" || text != "panic: something else" {
+		t.Errorf("%q, %q", level, text)
+	}
+	if _, text := parseEvent(strings.Repeat("\u00fc", 40000)); len(text) > 31000 || !utf8.ValidString(text) {
+		t.Errorf("%d bytes", len(text))
 	}
 }

@@ -1,7 +1,6 @@
 package installer
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -110,7 +109,15 @@ func with(do func(*mgr.Service) error) error {
 		return ErrNotInstalled
 	}
 	defer s.Close()
-	return do(s)
+	return explain(do(s))
+}
+
+// explain says for people what keeps a service that was deleted; errors.Is still finds the code.
+func explain(err error) error {
+	if errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) {
+		return fmt.Errorf("it is deleted, but goes only when no program looks at it any more: close Services, Task Manager and Event Viewer, or restart Windows, then try again: %w", err)
+	}
+	return err
 }
 
 // installed is our service; nil where there is none. It is ours while its command line is the one that we gave it.
@@ -179,7 +186,7 @@ func write(d definition, again bool) error {
 			return err
 		}
 		if err := s.Install(); err != nil { // with an event source
-			return fmt.Errorf("installing the service: %w", err)
+			return fmt.Errorf("installing the service: %w", explain(err))
 		}
 	}
 	return with(func(s *mgr.Service) error {
@@ -289,18 +296,15 @@ func Log() io.Writer {
 type events struct{ *eventlog.Log }
 
 func (e events) Write(b []byte) (int, error) {
-	line := strings.TrimSpace(string(b))
-	has := func(level string) bool {
-		return bytes.Contains(b, []byte("level="+level)) || bytes.Contains(b, []byte(`"level":"`+level+`"`))
-	}
+	level, text := parseEvent(string(b))
 	var err error
-	switch {
-	case has("ERROR"):
-		err = e.Error(3, line)
-	case has("WARN"):
-		err = e.Warning(2, line)
+	switch level {
+	case "ERROR":
+		err = e.Error(3, text)
+	case "WARN":
+		err = e.Warning(2, text)
 	default:
-		err = e.Info(1, line)
+		err = e.Info(1, text)
 	}
 	return len(b), err
 }

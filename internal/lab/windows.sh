@@ -35,7 +35,7 @@ monitor=$!
 
 status=0
 FAIRLEAD_TEST_SYSTEM=windows GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
-	go test -count=1 -exec "bash $winelab run" ./routes ./resolver || status=$?
+	go test -count=1 -exec "bash $winelab run" ./routes ./resolver ./installer || status=$?
 
 fail() { echo "windows.sh: $1" >&2; status=1; }
 rows > "$tmp/after"

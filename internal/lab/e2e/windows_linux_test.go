@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -427,6 +428,8 @@ Version REG_DWORD 0x2`}
 			t.Error(out)
 		}
 	})
+
+	t.Run("in the way", func(t *testing.T) { p.in(t).inTheWay(t, before) })
 }
 
 // pipe lends the PC a named pipe that leads to a socket, until the test ends.
@@ -467,4 +470,55 @@ func (p *pc) follows(vm *lab.VM) {
 	p.answers("base.docker", "")
 	docker(p.t, vm, "network", "rm", "shop")
 	p.eventually("route goes", func() error { return p.lacksRoute("172.30.5.0/24") })
+}
+
+// What can be in the way of an agent on Windows is named, with the way out.
+func (p *pc) inTheWay(t *testing.T, before string) {
+	refused := func(code int, want string, args ...string) {
+		t.Helper()
+		out, errs, got := p.fairlead(args...)
+		if got != code || !strings.Contains(errs, want) || !strings.Contains(errs, "\nhint: ") {
+			t.Errorf("fairlead %s: exit %d, want %d and %q\n%s%s", strings.Join(args, " "), got, code, want, out, errs)
+		}
+	}
+
+	t.Run("port 53 held", func(t *testing.T) {
+		p := p.in(t)
+		r := p.start("--engine", "tcp://192.0.2.1:2375", "--state-dir", `C:\other`, "--control", `\\.\pipe\other`)
+		refused(agent.ExitFailed, "fairlead (pid ", "run", "--engine", "tcp://192.0.2.1:2375")
+		refused(agent.ExitFailed, "--dns-listen 127.0.0.154:53", "run", "--engine", "tcp://192.0.2.1:2375")
+		r.signal(syscall.SIGINT)
+		p.must("teardown-network", "--state-dir", `C:\other`)
+		if err := os.RemoveAll(p.path(`C:\other`)); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("pipe taken", func(t *testing.T) {
+		p := p.in(t)
+		p.pipe(`\\.\pipe\taken`, "/nowhere")
+		p.eventually("the pipe is there", func() error {
+			_, errs, _ := p.fairlead("status", "--control", `\\.\pipe\taken`)
+			if strings.Contains(errs, "not running") {
+				return errors.New(errs)
+			}
+			return nil
+		})
+		refused(agent.ExitFailed, "labhost (pid ", "run", "--engine", "tcp://192.0.2.1:2375", "--control", `\\.\pipe\taken`)
+	})
+
+	t.Run("DNS Client service off", func(t *testing.T) {
+		p := p.in(t)
+		p.windows("net", "stop", "Dnscache")
+		refused(agent.ExitFailed, "Dnscache", "run", "--engine", "tcp://192.0.2.1:2375", "--resolver", "nrpt")
+		r := p.start("--engine", "tcp://192.0.2.1:2375")
+		if s := p.status(); s.Resolver.Method != "none" || !strings.Contains(s.Resolver.Why, "Dnscache") || !strings.Contains(s.Resolver.Why, "hint: enable") {
+			t.Errorf("%+v", s.Resolver)
+		}
+		r.signal(syscall.SIGINT)
+		p.windows("net", "start", "Dnscache")
+	})
+
+	p.must("uninstall") // takes the state folder
+	p.as(before)
 }
