@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/platform"
 )
 
@@ -59,6 +60,8 @@ func Explain(err error) *Problem {
 		p.Hint = "switch Docker Desktop to Linux containers, or name another engine with --engine"
 	case errors.Is(err, engine.ErrNoPilot):
 		p.Hint = "build fairlead with: make build"
+	case errors.Is(err, dnsserver.ErrQuestion):
+		p.Code, p.Hint = ExitUsage, "a question is written: fairlead query web.docker AAAA; other types are A, PTR, SRV, TXT, SOA, NS, ANY, TYPE65"
 	case errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.Errno(wsaAddrInUse)) || errors.Is(err, syscall.Errno(wsaAccess)):
 		p.Hint = "choose another port, as with: --dns-listen 127.0.0.1:5354"
 	case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.Errno(wsaAddrNotAvail)):

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/platform"
 )
 
@@ -48,6 +49,7 @@ func TestExplain(t *testing.T) {
 		{"port kept by Hyper-V, Windows", os.NewSyscallError("bind", syscall.Errno(10013)), ExitFailed, "another port"},
 		{"no such address", fmt.Errorf("listen: %w", syscall.EADDRNOTAVAIL), ExitFailed, "an address of this host"},
 		{"no such address, Windows", os.NewSyscallError("bind", syscall.Errno(10049)), ExitFailed, "an address of this host"},
+		{"a type that there is not", dnsserver.CheckQuestion("web.docker", "NOPE"), ExitUsage, "fairlead query web.docker AAAA"},
 		{"not answered at all", errorOf(net.Dial("tcp", closedPort(t))), ExitFailed, "start the engine"},
 		{"a port that is taken", errorOf(net.Listen("tcp", openPort(t))), ExitFailed, "another port"},
 		{"an address of nobody", errorOf(net.Listen("tcp", "192.0.2.1:0")), ExitFailed, "an address of this host"},

@@ -1,7 +1,9 @@
 package dnsserver
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -18,31 +20,44 @@ type Reply struct {
 	Elapsed   time.Duration `json:"elapsed_ns"`
 }
 
+// ErrQuestion is wrapped by errors about a question that nobody can be asked.
+var ErrQuestion = errors.New("no question")
+
+// CheckQuestion tells whether Query can ask for name and qtype.
+func CheckQuestion(name, qtype string) error {
+	_, err := parseQuestion(name, qtype)
+	return err
+}
+
+func parseQuestion(name, qtype string) (dns.Question, error) {
+	rrtype, ok := parseType(cmp.Or(qtype, "A"))
+	if !ok {
+		return dns.Question{}, fmt.Errorf("%w: there is no record type %q", ErrQuestion, qtype)
+	}
+	if _, ok := dns.IsDomainName(name); !ok || name == "" {
+		return dns.Question{}, fmt.Errorf("%w: %q is no domain name", ErrQuestion, name)
+	}
+	return dns.Question{Name: dns.Fqdn(name), Qtype: rrtype, Qclass: dns.ClassINET}, nil
+}
+
 // Query asks one server one question, over UDP and, when the reply was cut short, again over TCP. The type is a mnemonic ("A",
 // "soa", "TYPE65"), "" means A. An rcode other than NOERROR is a Reply, not an error. Without a deadline in ctx each try
 // takes 2 s at most.
 func Query(ctx context.Context, server netip.AddrPort, name, qtype string) (Reply, error) {
-	if qtype == "" {
-		qtype = "A"
+	q, err := parseQuestion(name, qtype)
+	if err != nil {
+		return Reply{}, err
 	}
-	rrtype, ok := parseType(qtype)
-	if !ok {
-		return Reply{}, fmt.Errorf("query %s: no such record type: %q", name, qtype)
-	}
-	if _, ok := dns.IsDomainName(name); !ok {
-		return Reply{}, fmt.Errorf("query %q: not a domain name", name)
-	}
-	req := new(dns.Msg).SetQuestion(dns.Fqdn(name), rrtype)
+	req := new(dns.Msg).SetQuestion(q.Name, q.Qtype)
 	req.SetEdns0(ednsSize, false)
 
 	begin := time.Now()
 	var m *dns.Msg
 	for _, network := range []string{"udp", "tcp"} {
 		client := dns.Client{Net: network}
-		var err error
 		m, _, err = client.ExchangeContext(ctx, req, server.String())
 		if err != nil {
-			return Reply{}, fmt.Errorf("query %s %s at %s over %s: %w", name, strings.ToUpper(qtype), server, network, err)
+			return Reply{}, fmt.Errorf("query %s %s at %s over %s: %w", name, dns.Type(q.Qtype), server, network, err)
 		}
 		if !m.Truncated {
 			break

@@ -392,7 +392,7 @@ func TestQueryFails(t *testing.T) {
 	s.tcp.Close() // nobody listens there any more
 	for _, c := range [][3]string{
 		{"web.docker", "NOTYPE", `"NOTYPE"`}, {"web.docker", "TYPE65536", `"TYPE65536"`}, {"web.docker", "TYPE1x", `"TYPE1x"`},
-		{"a..b", "A", "not a domain name"}, {strings.Repeat("a", 64) + ".docker", "A", "not a domain name"},
+		{"a..b", "A", "no domain name"}, {"", "A", "no domain name"}, {strings.Repeat("a", 64) + ".docker", "A", "no domain name"},
 		{"web.docker", "a", "query web.docker A at " + s.Addr().String() + " over udp"},
 	} {
 		if r, err := Query(t.Context(), s.Addr(), c[0], c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {

@@ -24,6 +24,9 @@ func query(s *settings) *cobra.Command {
 			if len(args) == 2 {
 				qtype = strings.ToUpper(args[1])
 			}
+			if err := dnsserver.CheckQuestion(args[0], qtype); err != nil {
+				return err
+			}
 			client, _, err := dial(c, s)
 			if err != nil {
 				return err
