@@ -2,10 +2,14 @@ package agent
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fairlead-dev/fairlead/agent/engine"
 )
 
 // asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one at a time.
@@ -53,10 +57,12 @@ func (a *Agent) nothingNew() bool {
 // run` is never too early. It returns when somebody has the name, when there is
 // nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
-	if candidates := a.candidates(name); len(candidates) > 0 && a.asking.begin() {
+	if stands := a.candidates(name); len(stands) > 0 && a.asking.begin() {
+		var asked sync.WaitGroup // at once: one that hangs must not hide what another knows
 		for _, e := range *a.apis.Load() {
-			e.Ask(ctx, candidates)
+			asked.Go(func() { e.Ask(ctx, stands.pattern(), stands.id(), stands.of) })
 		}
+		asked.Wait()
 	}
 	for ctx.Err() == nil {
 		a.mu.Lock()
@@ -90,15 +96,62 @@ func (a *Agent) knows(name string) bool {
 	return false
 }
 
-// candidates are the container names that a DNS name may stand for: all of it, its last and its first label.
-func (a *Agent) candidates(name string) []string {
+// candidates are what a container may be called that a DNS name stands for, in the form that the zone has.
+type candidates []string
+
+// candidates are all of the name, and its parts that can be a container or a service: "web" of "web.backend", "any.web" and
+// "web.dev", "api.shop" of "2.api.shop".
+func (a *Agent) candidates(name string) candidates {
 	for _, d := range a.cfg.Domains {
 		if rest, ok := strings.CutSuffix(name, "."+d); ok {
-			c := []string{rest, rest[strings.LastIndexByte(rest, '.')+1:], rest[:strings.IndexByte(rest+".", '.')]}
+			labels := strings.Split(rest, ".")
+			n := len(labels)
+			c := candidates{rest, labels[0], labels[n-1], strings.Join(labels[max(n-2, 0):], ".")}
 			c = slices.DeleteFunc(c, func(s string) bool { return s == "" || strings.HasPrefix(s, "_") })
 			slices.Sort(c)
 			return slices.Compact(c)
 		}
 	}
 	return nil
+}
+
+// of tells whether one of the candidates is what a container is called by its name, mapped or not, or by its service.
+func (c candidates) of(at engine.Container) bool {
+	names := []string{at.Name}
+	if service, project, ok := composed(at); ok {
+		names = append(names, service, service+"."+project, mapped(service)+"."+mapped(project))
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(c, lower(n)) || slices.Contains(c, mapped(n)) })
+}
+
+// pattern matches the names in Docker's sense of all containers that of may hold for; of a few more, too, as "-" may stand for "_",
+// and after a hash's beginning anything may follow. Compose calls a service's containers PROJECT-SERVICE-NUMBER, or with "_".
+func (c candidates) pattern() string {
+	loose := func(s string) string { return strings.ReplaceAll(regexp.QuoteMeta(s), "-", "[-_]") }
+	var all []string
+	for _, name := range c {
+		all = append(all, loose(name))
+		label, _, _ := strings.Cut(name, ".")
+		if cut := len(label) - len("-01234567"); cut > 0 && label[cut] == '-' {
+			all = append(all, loose(label[:cut])+".*")
+		}
+		service, project, ok := strings.Cut(name, ".")
+		if !ok {
+			project = ".+"
+		} else {
+			project = loose(project)
+		}
+		all = append(all, project+"[-_]"+loose(service)+"[-_][0-9]+")
+	}
+	return "(?i)^/?(" + strings.Join(all, "|") + ")$"
+}
+
+// id is the candidate that may be a container's short id, "" when none is.
+func (c candidates) id() string {
+	for _, s := range c {
+		if len(s) == 12 && strings.Trim(s, "0123456789abcdef") == "" {
+			return s
+		}
+	}
+	return ""
 }

@@ -149,11 +149,17 @@ func (d *daemon) handle(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusNotFound, "No such network: "+part[2])
 		}
 	case path == "/containers/json":
+		wanted, err := filters.FromJSON(r.URL.Query().Get("filters"))
+		if err != nil {
+			d.t.Errorf("containers: %v", err)
+		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		all := []container.Summary{}
 		for _, g := range d.containers {
-			if _, live, _ := containerOf(g.InspectResponse); live || r.URL.Query().Has("all") {
+			_, live, _ := containerOf(g.InspectResponse)
+			named := wanted.Match("name", g.Name) || wanted.Match("name", strings.TrimPrefix(g.Name, "/"))
+			if (live || r.URL.Query().Has("all")) && named {
 				s := container.Summary{ID: g.ID, Names: []string{g.Name}, Image: g.Config.Image, Labels: g.Config.Labels, State: g.State.Status,
 					NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{}}}
 				s.HostConfig.NetworkMode = string(g.HostConfig.NetworkMode)

@@ -34,6 +34,7 @@ func TestInEngine(t *testing.T) {
 		test func(*inEngine)
 	}{
 		{"Watch", (*inEngine).testWatch},
+		{"Ask", (*inEngine).testAsk},
 		{"images", (*inEngine).testImages},
 		{"restrictions", (*inEngine).testRestrictions},
 		{"replaced", (*inEngine).testReplaced},
@@ -170,6 +171,26 @@ func (v *inEngine) testWatch() {
 	pilot.Close()
 	v.untilPilots(0)
 	v.remove("i0")
+}
+
+// A real engine takes the pattern for what it is, and shows what is running and no more.
+func (v *inEngine) testAsk() {
+	w := watch(v.t, v.vm.URL(), usual)
+	w.untilListed()
+	for _, name := range []string{"My_app", "my-app2"} {
+		v.docker("run", "-d", "--name", name, "web", "sleep")
+	}
+	v.docker("create", "--name", "my-app", "web", "sleep")
+	var seen []string
+	w.e.Ask(v.t.Context(), "(?i)^/?(my[-_]app|none)$", v.inspect("my-app2").ID[:12], func(c Container) bool {
+		seen = append(seen, c.Name)
+		return true
+	})
+	if !slices.Equal(seen, []string{"My_app"}) {
+		v.t.Errorf("seen: %q", seen)
+	}
+	v.docker("rm", "-f", "My_app", "my-app2", "my-app")
+	w.wantNoLoss()
 }
 
 // Of images: the pilot's is loaded once, older ones of ours go, others and those in use stay.

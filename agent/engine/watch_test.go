@@ -932,21 +932,36 @@ func TestWatchOddEvents(t *testing.T) {
 func TestAsk(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
+	all := func(Container) bool { return true }
 	if e := at(d.url); e.Pending() {
 		t.Error("pending before there is a watch")
 	} else {
-		e.Ask(t.Context(), []string{"web"}) // nobody to look: nothing happens
+		e.Ask(t.Context(), "web", "", all) // nobody to look: nothing happens
 	}
 	w := watch(t, d.url, brisk())
 	w.untilListed()
-	w.e.Ask(t.Context(), []string{"web", "", "../info", "a/b"})
+	for _, odd := range []string{"", "(", "^/?web$", "a/b"} {
+		w.e.Ask(t.Context(), odd, odd, all)
+	}
 	d.untilSubscribed()
 	d.mu.Lock()
 	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
 	d.mu.Unlock()
 	id := d.run("web", "bridge")
-	w.e.Ask(t.Context(), []string{"none", "web"})
+	w.e.Ask(t.Context(), "^/?(none|web)$", "", func(c Container) bool { return c.Name == "web" })
 	w.untilNames("web=" + d.addr(id))
+	db, other := d.run("db", "bridge"), d.run("other", "bridge")
+	w.e.Ask(t.Context(), "^none$", db, all)
+	w.untilNames("db=" + d.addr(db) + " web=" + d.addr(id))
+	d.mu.Lock()
+	before := d.inspects[other]
+	d.mu.Unlock()
+	w.e.Ask(t.Context(), "other", "", func(Container) bool { return false })
+	d.mu.Lock()
+	if d.inspects[other] != before {
+		t.Error("a container that is not wanted was looked at")
+	}
+	d.mu.Unlock()
 	w.wantNoLoss()
 	w.end()
 	if w.e.Pending() {
