@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/fairlead-dev/fairlead/agent/engine"
@@ -30,6 +31,9 @@ type Config struct {
 	DNSListen netip.AddrPort    // zero: the resolver method's own default
 	Resolver  string            // a word that resolver.Detect takes
 	Allow     []netip.Prefix    // public or otherwise unusual container subnets that may be routed all the same
+	TTL       time.Duration     // of answers
+	Negative  time.Duration     // TTL of denials
+	Patience  time.Duration     // of questions for unknown names; 0: they do not wait
 	StateDir  string
 	Control   string
 	LogLevel  slog.Level
@@ -66,6 +70,9 @@ var Keys = []Key{
 	{Name: "domain", Multi: true, Default: "docker", Arg: "DOMAIN", Help: "a domain to serve (repeatable)"},
 	{Name: "dns-listen", Arg: "ADDR:PORT", Help: "where the DNS server listens (default: what the resolver method can point at)"},
 	{Name: "resolver", Default: "auto", Arg: "MODE", Help: "how the OS is told to ask us: auto, none or a method of this OS"},
+	{Name: "ttl", Default: "1s", Arg: "TIME", Help: "how long an answer may be kept: 0s to 5s"},
+	{Name: "negative-ttl", Default: "1s", Arg: "TIME", Help: "how long the news that a name does not exist may be kept: 0s or 1s"},
+	{Name: "patience", Default: "250ms", Arg: "TIME", Help: "how long a question for an unknown name waits for news of it: 0s to 2s"},
 	{Name: "allow-subnet", Multi: true, Arg: "PREFIX", Help: "route container subnets in PREFIX though it is not a private range, or lies in a wider route of others (repeatable)"},
 	{Name: "state-dir", Default: platform.DefaultStateDir, Arg: "DIR", Help: "where the journal of our own changes lies"},
 	{Name: "control", Default: platform.DefaultControl, Arg: "PATH", Help: "the agent's control endpoint"},
@@ -148,7 +155,7 @@ func suggest(name string) string {
 	var all []string
 	for _, k := range Keys {
 		all = append(all, k.Name)
-		if d := distance(name, k.Name); d < dist {
+		if d := distance(name, k.Name); d < dist && d <= len(k.Name)/2 {
 			best, dist = k.Name, d
 		}
 	}
@@ -239,6 +246,16 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	c.Resolver = one("resolver")
 	if _, err := resolver.Parse(c.Resolver); err != nil {
 		return c, usage("without a change of this host's resolver: --resolver none", "%w", err)
+	}
+	for _, t := range []struct {
+		name      string
+		to        *time.Duration
+		unit, max time.Duration
+	}{{"ttl", &c.TTL, time.Second, 5 * time.Second}, {"negative-ttl", &c.Negative, time.Second, time.Second}, {"patience", &c.Patience, time.Millisecond, 2 * time.Second}} {
+		v := one(t.name)
+		if *t.to, err = time.ParseDuration(v); err != nil || *t.to < 0 || *t.to > t.max || *t.to%t.unit != 0 {
+			return c, usage(fmt.Sprintf("the most is --%s %v, the least 0s", t.name, t.max), "%s %q is no time from 0s to %v in steps of %v", t.name, v, t.max, t.unit)
+		}
 	}
 	for _, v := range get("allow-subnet") {
 		p, err := netip.ParsePrefix(v)
@@ -425,6 +442,7 @@ func (c Config) Settings() map[string]any {
 	}
 	s := map[string]any{
 		"domain": c.Domains, "resolver": c.Resolver, "state-dir": c.StateDir,
+		"ttl": c.TTL.String(), "negative-ttl": c.Negative.String(), "patience": c.Patience.String(),
 		"control": c.Control, "log-level": strings.ToLower(c.LogLevel.String()), "log-format": c.LogFormat,
 	}
 	if c.DNSListen.IsValid() {

@@ -192,7 +192,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	if a.server, err = dnsserver.Listen(listen); err != nil {
 		return explainListen(err, listen)
 	}
-	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: cfg.Domains, Server: a.server.Addr().Addr(), Unknown: a.unknown, Settled: a.nothingNew})
+	a.zone = dnsserver.NewZone(a.zoneConfig())
 	control, status, err := listenControl(cfg.Control)
 	if err != nil {
 		closed, cancel := context.WithCancel(ctx)

@@ -10,7 +10,20 @@ import (
 	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
 )
+
+// zoneConfig is how the names are to be answered.
+func (a *Agent) zoneConfig() dnsserver.ZoneConfig {
+	c := dnsserver.ZoneConfig{
+		Domains: a.cfg.Domains, Server: a.server.Addr().Addr(),
+		TTL: max(a.cfg.TTL, 1), NegativeTTL: max(a.cfg.Negative, 1), // there 0 is the default
+	}
+	if a.cfg.Patience > 0 {
+		c.Unknown, c.Settled, c.Patience = a.unknown, a.nothingNew, a.cfg.Patience
+	}
+	return c
+}
 
 // asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one at a time.
 const (
