@@ -38,7 +38,11 @@ func Examine(f Facts) Report {
 			c.Says = "of another tool, which may stand in the way"
 		}
 		for _, l := range f.Leftovers {
-			c = c.with(warn(l.What, l.Hint, "%s", l.Why))
+			kind, which, ok := strings.Cut(l.What, " ")
+			if !ok || strings.HasPrefix(l.What, "/") {
+				kind, which = "file", l.What
+			}
+			c = c.with(warn(kind, l.Hint, "%s: %s", which, l.Why))
 		}
 		checks = append(checks, c)
 	}
@@ -224,6 +228,9 @@ func (f Facts) reach(e agent.EngineStatus) []Check {
 		switch a := f.Gateways[e.Name]; {
 		case a.OK:
 			out = append(out, ok("gateway", "%s", a.Says))
+			if f.OS == "darwin" { // this process may: root and what runs in Terminal is exempt (Apple's TN3179)
+				out = append(out, ok("local network", "if one app alone says \"No route to host\": System Settings > Privacy & Security > Local Network"))
+			}
 		case !a.Asked:
 			out = append(out, skip("gateway", "%s", a.Says))
 		case f.anyPacket(e.Name):
@@ -401,7 +408,10 @@ func (f Facts) server() Check {
 
 func (f Facts) portTaken(name string, listen netip.AddrPort) Check {
 	hint := f.run(fmt.Sprintf("--dns-listen %v", netip.AddrPortFrom(listen.Addr(), listen.Port()+1)))
-	if listen.Port() == 53 { // the OS cannot be told another
+	switch {
+	case strings.HasPrefix(f.Holder, "docker-proxy") || strings.HasPrefix(f.Holder, "com.docker"): // a container's published port
+		hint = fmt.Sprintf("docker stop $(docker ps --quiet --filter publish=%d)", listen.Port())
+	case listen.Port() == 53: // the OS cannot be told another
 		hint = f.asRoot(fmt.Sprintf("kill %d", f.HolderPID))
 		switch {
 		case f.HolderPID == 0:

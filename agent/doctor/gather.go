@@ -51,6 +51,7 @@ func gather(ctx context.Context, cfg agent.Config, service Service, version, nam
 
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	seen := f // before others fill it in
 	for _, e := range f.Status.Engines {
 		if e.Reach.Kind == platform.Gateway {
 			wg.Go(func() {
@@ -65,8 +66,7 @@ func gather(ctx context.Context, cfg agent.Config, service Service, version, nam
 	wg.Go(func() { f.Addrs = proveAddrs(ctx, who.Bearers) })
 	wg.Go(func() { f.askServer(ctx) })
 	wg.Go(func() { f.readResolver(ctx) })
-	table := f.Table
-	wg.Go(func() { f.Leftovers = leftovers(findTraces(ctx, table)) })
+	wg.Go(func() { f.Leftovers = leftovers(findTraces(seen)) })
 	wg.Wait()
 	// Last, as it may wait for long where something above is broken.
 	f.askOS(ctx)

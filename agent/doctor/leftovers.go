@@ -1,21 +1,307 @@
 package doctor
 
 import (
-	"context"
+	"bytes"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
 
+	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/platform"
 	"github.com/fairlead-dev/fairlead/routes"
 )
 
 // Leftover is something of another tool that does, or did, what fairlead does.
 type Leftover struct {
-	What string `json:"what"` // where it is, and whose
-	Why  string `json:"why"`  // what it does to us
-	Hint string `json:"hint"` // the command that removes it
+	What string `json:"what"` // where it is
+	Why  string `json:"why"`  // whose it is, and what it does to us
+	Hint string `json:"hint"` // the command that puts it out of the way; what it moves can be moved back
 }
 
 // traces are where other tools leave themselves.
-type traces struct{}
+type traces struct {
+	os         string
+	files      map[string]string // by path; only of the folders that are looked at below
+	processes  []string
+	persistent []string // as platform.PersistentRoutes
+	table      []routes.Entry
+	subnets    []agent.Subnet
+	domains    []string       // that we serve
+	listen     netip.AddrPort // our DNS server
+}
 
-func findTraces(context.Context, []routes.Entry) traces { return traces{} }
+// homebrew's folders, on both kinds of Macs, and Linux's.
+var prefixes = []string{"", "/usr/local", "/opt/homebrew"}
 
-func leftovers(traces) []Leftover { return nil }
+// findTraces reads what leftovers judges.
+func findTraces(f Facts) traces {
+	t := traces{
+		os: f.OS, files: map[string]string{}, processes: platform.Processes(), persistent: platform.PersistentRoutes(),
+		table: f.Table, subnets: f.Status.Subnets, domains: f.Config.Domains, listen: f.Status.DNS.Listen,
+	}
+	read := func(dir string, suffixes ...string) {
+		maps.Copy(t.files, platform.ReadFolder(dir, func(name string) bool {
+			return len(suffixes) == 0 || slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) })
+		}))
+	}
+	if runtime.GOOS == "windows" {
+		return t
+	}
+	for _, prefix := range prefixes {
+		read(filepath.Join(prefix, "/etc"), "dnsmasq.conf", "rc.local")
+		read(filepath.Join(prefix, "/etc/dnsmasq.d"))
+	}
+	if runtime.GOOS == "darwin" {
+		homes := platform.Homes()
+		for _, dir := range f.Config.Homes {
+			homes = append(homes, platform.Home{Dir: dir})
+		}
+		for _, h := range homes {
+			read(filepath.Join(h.Dir, "Library/LaunchAgents"), ".plist")
+		}
+		read("/Library/LaunchDaemons", ".plist")
+		read("/Library/LaunchAgents", ".plist")
+		read("/etc/resolver")
+		return t
+	}
+	read("/etc/NetworkManager/dnsmasq.d")
+	read("/etc/systemd/system", ".service")
+	if b, err := os.ReadFile("/etc/resolv.conf"); err == nil && len(b) < 1<<16 {
+		t.files["/etc/resolv.conf"] = string(b)
+	}
+	return t
+}
+
+// leftovers judges what was found. It is pure.
+func leftovers(t traces) (out []Leftover) {
+	for _, file := range slices.Sorted(maps.Keys(t.files)) {
+		text := t.files[file]
+		if len(text) > 1<<16 {
+			text = text[:1<<16]
+		}
+		var l []Leftover
+		switch dir := path.Dir(file); {
+		case strings.HasSuffix(file, ".plist"):
+			l = plistLeftover(file, text)
+		case strings.HasSuffix(file, ".service") || path.Base(file) == "rc.local":
+			l = bootLeftover(file, text)
+		case dir == "/etc/resolver":
+			l = resolverLeftover(t, file, text)
+		case file == "/etc/resolv.conf":
+			l = resolvConfLeftover(file, text)
+		case strings.Contains(file, "dnsmasq"):
+			l = dnsmasqLeftover(t, file, text)
+		}
+		out = append(out, l...)
+	}
+	for _, p := range t.processes {
+		if r, ok := rivals[strings.TrimSuffix(p, ".exe")]; ok {
+			out = append(out, Leftover{"process " + p, r.why, r.hint})
+		}
+	}
+	out = append(out, routeLeftovers(t)...)
+	return append(out, persistentLeftovers(t)...)
+}
+
+// rivals are processes that route to containers, or answer their names.
+var rivals = map[string]struct{ why, hint string }{
+	"docker-mac-net-connect": {"it routes to Docker Desktop's containers itself, through a tunnel of its own; the later of two routes is refused", "sudo brew services stop docker-mac-net-connect"},
+	"docker-connector":       {"mac-docker-connector routes to Docker Desktop's containers itself; the later of two routes is refused", "sudo brew services stop docker-connector"},
+	"dnsdock":                {"it answers names of containers, perhaps the same as ours", "sudo killall dnsdock"},
+	"docker-spy":             {"it answers names of containers, perhaps the same as ours", "sudo killall docker-spy"},
+}
+
+// addsRoute matches a command, or the words of a property list, that make a route to what Docker's networks usually have
+// (moby's default pools, and dvm's, boot2docker's and skydock's 172.17.42.1).
+var addsRoute = regexp.MustCompile(`(?s)\broute\b.{0,200}\badd\b.{0,200}\b(172\.(1[6-9]|2[0-9]|3[01]|0)\.|boot2docker|docker-machine|dvm)|` +
+	`docker.{0,200}\broute\b.{0,200}\badd\b`)
+
+func plistLeftover(file, text string) []Leftover {
+	name := strings.TrimSuffix(path.Base(file), ".plist")
+	for brew := range rivals {
+		if strings.HasSuffix(name, "."+brew) {
+			return []Leftover{{file, brew + " is started at each boot: " + rivals[brew].why, rivals[brew].hint}}
+		}
+	}
+	if !addsRoute.MatchString(text) && !strings.HasSuffix(name, "docker.route") {
+		return nil
+	}
+	sudo := ""
+	if strings.HasPrefix(file, "/Library/") {
+		sudo = "sudo "
+	}
+	return []Leftover{{file, "it makes a route to containers by hand, at each boot or login: that is refused or refuses ours",
+		fmt.Sprintf("%slaunchctl unload %s; %smv %s %s.before-fairlead", sudo, word(file), sudo, word(file), word(file))}}
+}
+
+func bootLeftover(file, text string) []Leftover {
+	if !addsRoute.MatchString(text) {
+		return nil
+	}
+	hint := "sudo systemctl disable --now " + word(path.Base(file))
+	if path.Base(file) == "rc.local" {
+		hint = "sudo sed -i.before-fairlead '/route.*add.*172\\./s/^/#/' " + word(file)
+	}
+	return []Leftover{{file, "it makes a route to containers by hand, at each boot: that is refused or refuses ours", hint}}
+}
+
+// hackPorts are the DNS ports of tools for containers and VMs.
+var hackPorts = map[string]string{"10053": "landrush", "19323": "dory", "5300": "dinghy"}
+
+// resolverLeftover looks at a file of resolver(5) that is not ours.
+func resolverLeftover(t traces, file, text string) []Leftover {
+	if strings.HasPrefix(text, "# fairlead:") {
+		return nil
+	}
+	domain, server, port := path.Base(file), "", ""
+	for line := range strings.Lines(text) {
+		switch w := strings.Fields(line); {
+		case len(w) < 2:
+		case w[0] == "domain":
+			domain = strings.TrimSuffix(w[1], ".")
+		case w[0] == "nameserver" && server == "":
+			server = w[1]
+		case w[0] == "port":
+			port = w[1]
+		}
+	}
+	whose := hackPorts[port]
+	addr, _ := netip.ParseAddr(server)
+	switch {
+	case server == "":
+		return nil
+	case whose != "":
+	case inDocker(addr):
+		whose = "dnsdock, skydock or the like"
+	case slices.Contains(t.domains, domain):
+		whose = "somebody"
+	default:
+		return nil
+	}
+	return []Leftover{{file, fmt.Sprintf("%s has names in %.80s asked at %.60s, and not at us", whose, domain, server),
+		fmt.Sprintf("sudo mv %s /etc/%s.resolver.before-fairlead", word(file), word(path.Base(file)))}} // in the folder every file counts
+}
+
+// inDocker tells whether an address is where containers, or the VMs of old tools, usually are.
+func inDocker(a netip.Addr) bool {
+	return slices.ContainsFunc([]string{"172.17.0.0/16", "192.168.59.0/24", "192.168.42.43/32", "10.0.75.0/24"}, func(p string) bool {
+		return netip.MustParsePrefix(p).Contains(a)
+	})
+}
+
+func resolvConfLeftover(file, text string) (out []Leftover) {
+	for line := range strings.Lines(text) {
+		w := strings.Fields(line)
+		if len(w) < 2 || w[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(w[1]); err == nil && inDocker(a) {
+			out = append(out, Leftover{file, fmt.Sprintf("all names are asked at %v first, a container's address: dnsdock, skydock or the like", a),
+				fmt.Sprintf("sudo sed -i.before-fairlead '/^nameserver %s$/d' %s", strings.ReplaceAll(a.String(), ".", `\.`), file)})
+		}
+	}
+	return out
+}
+
+// dnsmasqLeftover looks for lines that send names in our domains elsewhere: server=/docker/172.17.42.1, address=/docker/127.0.0.1.
+func dnsmasqLeftover(t traces, file, text string) []Leftover {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		key, value, _ := strings.Cut(line, "=")
+		if key = strings.TrimSpace(key); key != "server" && key != "address" && key != "local" {
+			continue
+		}
+		parts := strings.Split(strings.TrimSpace(value), "/")
+		if len(parts) < 3 {
+			continue
+		}
+		to := parts[len(parts)-1]
+		if t.listen.IsValid() && key == "server" && (to == fmt.Sprintf("%v#%d", t.listen.Addr(), t.listen.Port()) || to == t.listen.Addr().String() && t.listen.Port() == 53) {
+			continue // that is us
+		}
+		for _, d := range parts[1 : len(parts)-1] {
+			if slices.Contains(t.domains, d) {
+				return []Leftover{{file, fmt.Sprintf("dnsmasq has names in %s asked elsewhere: %.80s", d, line),
+					fmt.Sprintf("sudo sed -i.before-fairlead '/^%s=.*\\/%s\\//d' %s", key, d, word(file))}}
+			}
+		}
+	}
+	return nil
+}
+
+// routeLeftovers are rows that somebody made by hand, and that keep a container network from us or lead nowhere any more.
+func routeLeftovers(t traces) (out []Leftover) {
+	for _, e := range t.table {
+		if e.Marked || !e.Via.Is4() || e.Dst.Bits() < 8 || e.Owner == "kernel" || e.Owner == "dhcp" {
+			continue
+		}
+		why := ""
+		for _, s := range t.subnets {
+			if s.State == agent.Refused && s.Network != "" && s.Prefix.Masked() == e.Dst {
+				why = fmt.Sprintf("somebody made it by hand for containers; it keeps network %s of engine %s from us", s.Network, s.Engine)
+			}
+		}
+		switch {
+		case e.Via == dockerNAT:
+			why = "it leads to Docker for Windows' VM of before 2020, which is no more"
+		case e.Dst == netip.MustParsePrefix("172.0.0.0/8"):
+			why = "somebody made it by hand for containers; it hides a part of the Internet, too"
+		}
+		if why != "" {
+			out = append(out, Leftover{"route " + e.Route.String(), why, t.deleteRoute(e.Dst, e.Via)})
+		}
+	}
+	return out
+}
+
+// dockerNAT is the address of Docker for Windows' VM until version 2.1.
+var dockerNAT = netip.MustParseAddr("10.0.75.2")
+
+func (t traces) deleteRoute(dst netip.Prefix, via netip.Addr) string {
+	switch t.os {
+	case "darwin":
+		return fmt.Sprintf("sudo route -n delete -net %v %v", dst, via)
+	case "windows":
+		return fmt.Sprintf("route delete %v mask %s %v", dst.Addr(), mask(dst), via)
+	}
+	return fmt.Sprintf("sudo ip route del %v via %v", dst, via)
+}
+
+func mask(p netip.Prefix) string {
+	bits := uint32(0xffffffff) << (32 - p.Bits())
+	return netip.AddrFrom4([4]byte{byte(bits >> 24), byte(bits >> 16), byte(bits >> 8), byte(bits)}).String()
+}
+
+// persistentLeftovers are Windows' rows "dst,mask,gateway,metric" for containers, made anew at each start.
+func persistentLeftovers(t traces) (out []Leftover) {
+	for _, row := range t.persistent {
+		w := strings.Split(row, ",")
+		if len(w) < 3 {
+			continue
+		}
+		dst, err1 := netip.ParseAddr(w[0])
+		m, err2 := netip.ParseAddr(w[1])
+		via, err3 := netip.ParseAddr(w[2])
+		if err1 != nil || err2 != nil || err3 != nil || !dst.Is4() || !m.Is4() {
+			continue
+		}
+		containers := bytes.HasPrefix(dst.AsSlice(), []byte{172}) && (dst.As4()[1] == 0 || dst.As4()[1] >= 16 && dst.As4()[1] < 32)
+		for _, s := range t.subnets {
+			containers = containers || s.Prefix.Contains(dst)
+		}
+		switch {
+		case via == dockerNAT:
+			out = append(out, Leftover{"persistent route " + row, "it leads to Docker for Windows' VM of before 2020, which is no more", fmt.Sprintf("route delete %v", dst)})
+		case containers:
+			out = append(out, Leftover{"persistent route " + row, "somebody made it by hand, perhaps for containers; it comes back at each start", fmt.Sprintf("route delete %v", dst)})
+		}
+	}
+	return out
+}
