@@ -19,7 +19,7 @@ const (
 	kindPing    kind = 1 // no payload: "I am here"
 	kindRequest kind = 2 // host to pilot, in JSON
 	kindAnswer  kind = 3 // pilot to host, in JSON
-	kindPackets kind = 4 // both ways: IP packets, each behind its length (u32, big endian)
+	kindPackets kind = 4 // both ways: how much was taken so far (ackLen), and IP packets, each behind its length (lengthLen)
 )
 
 func (k kind) String() string {

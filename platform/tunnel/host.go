@@ -27,30 +27,24 @@ func (l *Lease) Tunnel(ctx context.Context, link Link) (*Tunnel, error) {
 	return l.tunnel(ctx, link, openHost, configureHost)
 }
 
-func (l *Lease) tunnel(ctx context.Context, link Link, open func(mtu int) (tun.Device, error), configure func(dev string, link Link) ([]netip.Addr, error)) (_ *Tunnel, err error) {
+func (l *Lease) tunnel(ctx context.Context, link Link, open func(mtu int) (*hostEnd, error), configure func(dev string, link Link) ([]netip.Addr, error)) (_ *Tunnel, err error) {
 	if link.MTU == 0 {
 		link.MTU = maxPacket
 	}
 	if err := link.check(); err != nil {
 		return nil, fmt.Errorf("make a tunnel: %w", err)
 	}
-	dev, err := open(link.MTU)
+	end, err := open(link.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("make a tun device: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			dev.Close()
+			end.port.Close()
 		}
 	}()
-	name, err := dev.Name()
-	if err != nil {
-		return nil, fmt.Errorf("name the tun device: %w", err)
-	}
-	if link.MTU, err = dev.MTU(); err != nil {
-		return nil, fmt.Errorf("read the mtu of %s: %w", name, err)
-	}
-	link.MTU = min(link.MTU, maxPacket)
+	link.MTU = min(end.mtu, maxPacket)
+	link.Partial = end.partial != nil
 	got, err := l.ask(ctx, request{Link: &link})
 	if err != nil {
 		return nil, fmt.Errorf("ask the pilot: %w", err)
@@ -66,19 +60,22 @@ func (l *Lease) tunnel(ctx context.Context, link Link, open func(mtu int) (tun.D
 		}
 		return nil, err
 	}
-	t := &Tunnel{lease: l, dev: name}
+	if end.partial != nil {
+		*end.partial = there.Partial
+	}
+	t := &Tunnel{lease: l, dev: end.name}
 	if there.Lacks != "" {
 		t.lacks = fmt.Errorf("in the VM: %s", there.Lacks)
 	}
 	link.MTU = min(link.MTU, max(there.MTU, minMTU))
 	link = link.only(there.Addrs)
 	var lacks error
-	if t.addrs, lacks = configure(name, link); len(t.addrs) == 0 {
-		return nil, fmt.Errorf("configure %s: %w", name, errors.Join(lacks, t.lacks))
+	if t.addrs, lacks = configure(end.name, link); len(t.addrs) == 0 {
+		return nil, fmt.Errorf("configure %s: %w", end.name, errors.Join(lacks, t.lacks))
 	}
 	t.lacks = errors.Join(t.lacks, lacks)
 	link = link.only(t.addrs)
-	t.pump = startPump(l.wire, &hostPort{dev: dev}, link.toVM, link.toHost)
+	t.pump = startPump(l.wire, end.port, link.toVM, link.toHost)
 	return t, nil
 }
 
@@ -118,27 +115,53 @@ func (t *Tunnel) Close() {
 	<-t.Done()
 }
 
-// hostPort is a tun.Device, one packet at a time.
-type hostPort struct {
+// hostEnd is this host's end of a link.
+type hostEnd struct {
+	port    port
+	name    string
+	mtu     int
+	partial *bool // says whether the other side takes unsummed packets; nil where this side gives none and takes none
+}
+
+// openDevice makes the end of a tun.Device, one packet at a time.
+func openDevice(dev tun.Device) (*hostEnd, error) {
+	name, err := dev.Name()
+	if err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("name the tun device: %w", err)
+	}
+	mtu, err := dev.MTU()
+	if err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("read the mtu of %s: %w", name, err)
+	}
+	return &hostEnd{port: &devicePort{dev: dev}, name: name, mtu: mtu}, nil
+}
+
+type devicePort struct {
 	dev     tun.Device
 	in, out [1][]byte
 	size    [1]int
 }
 
-func (p *hostPort) read(b []byte) (int, error) {
+func (p *devicePort) read(b []byte, idle func()) (int, bool, error) {
 	p.in[0] = b
 	for {
+		idle() // whether there is another packet shows only by reading it
 		n, err := p.dev.Read(p.in[:], p.size[:], lengthLen)
 		if n > 0 || err != nil {
-			return p.size[0], err
+			return p.size[0], false, err
 		}
 	}
 }
 
-func (p *hostPort) write(b []byte, at int) error {
+func (p *devicePort) write(b []byte, at int, _ header, partial bool) error {
+	if partial {
+		return errNoSum
+	}
 	p.out[0] = b
 	_, err := p.dev.Write(p.out[:], at)
 	return err
 }
 
-func (p *hostPort) Close() error { return p.dev.Close() }
+func (p *devicePort) Close() error { return p.dev.Close() }

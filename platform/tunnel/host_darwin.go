@@ -12,7 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-func openHost(mtu int) (tun.Device, error) {
+func openHost(mtu int) (*hostEnd, error) {
 	dev, err := tun.CreateTUN("utun", mtu)
 	if err != nil && mtu > networkMTU {
 		dev, err = tun.CreateTUN("utun", networkMTU)
@@ -24,7 +24,7 @@ func openHost(mtu int) (tun.Device, error) {
 		for range dev.Events() {
 		}
 	}()
-	return dev, nil
+	return openDevice(dev)
 }
 
 // configureHost gives a utun its MTU and its addresses and brings it up, by the ioctls of sys/sockio.h, netinet/in_var.h and

@@ -14,19 +14,12 @@ func TestUtun(t *testing.T) {
 		}
 		t.Skip("needs root")
 	}
-	dev, err := openHost(maxPacket)
+	end, err := openHost(maxPacket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	name, err := dev.Name()
-	if err != nil {
-		t.Fatal(err)
-	}
-	mtu, err := dev.MTU()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s has mtu %d", name, mtu)
+	name := end.name
+	t.Logf("%s has mtu %d", name, end.mtu)
 	link := someLink
 	link.MTU = networkMTU
 	addrs, err := configureHost(name, link)
@@ -40,7 +33,7 @@ func TestUtun(t *testing.T) {
 	if want := net.FlagUp | net.FlagPointToPoint; i.Flags&want != want || i.MTU != networkMTU {
 		t.Errorf("flags %v, mtu %d", i.Flags, i.MTU)
 	}
-	if err := dev.Close(); err != nil {
+	if err := end.port.Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := net.InterfaceByName(name); err == nil {

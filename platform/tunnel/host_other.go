@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-
-	"golang.zx2c4.com/wireguard/tun"
 )
 
-func openHost(int) (tun.Device, error) {
+func openHost(int) (*hostEnd, error) {
 	return nil, fmt.Errorf("fairlead has no tunnel on %s yet: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 

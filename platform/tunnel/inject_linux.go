@@ -61,20 +61,22 @@ func (i *injector) Close() error {
 	return i.tunPort.Close()
 }
 
-func (i *injector) read(b []byte) (int, error) {
+func (i *injector) read(b []byte, idle func()) (int, bool, error) {
 	for {
-		n, err := i.tunPort.read(b)
+		n, partial, err := i.tunPort.read(b, idle)
 		if err != nil || !i.took(b[lengthLen:][:n]) {
-			return n, err
+			return n, partial, err
 		}
 	}
 }
 
-func (i *injector) write(b []byte, at int) error {
+func (i *injector) write(b []byte, at int, h header, partial bool) error {
 	p := b[at:]
-	h, _ := parse(p)
 	if !i.admits(h.dst) {
 		return fmt.Errorf("%v is not admitted", h.dst)
+	}
+	if partial && !h.complete(p) {
+		return errNoSum
 	}
 	err := i.send(p)
 	if !errors.Is(err, unix.EMSGSIZE) {

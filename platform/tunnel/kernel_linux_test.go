@@ -549,10 +549,10 @@ func TestKernelPilotTrustsNoHost(t *testing.T) {
 		{"127.0.0.1", "172.30.0.2"},
 	} {
 		packet := ping4(c.src, c.dst)
-		batch := binary.BigEndian.AppendUint32(nil, uint32(len(packet)))
+		batch := binary.BigEndian.AppendUint32(make([]byte, ackLen), uint32(len(packet)))
 		l.wire.send(frame{kindPackets, append(batch, packet...)})
 	}
-	l.wire.send(frame{kindPackets, []byte("\xff\xff\xff\xff junk")})
+	l.wire.send(frame{kindPackets, []byte("\x00\x00\x00\x00\xff\xff\xff\xff junk")})
 	again, err := l.ask(t.Context(), request{Link: &link}) // what was sent before is through
 	if err != nil || again.Linked == nil || !strings.Contains(again.Linked.Error, "already") {
 		t.Errorf("a second link: %+v, %v", again.Linked, err)

@@ -75,8 +75,8 @@ func (m *mssTable) get(a netip.Addr) int {
 }
 
 // fromHost prepares p, a packet from the host, for the VM's kernel: large TCP segments to be cut, large UDP datagrams to be
-// fragmented. It is called by one goroutine.
-func (s *segmenter) fromHost(p []byte, h header) (v vnetHeader) {
+// fragmented. partial: it is unsummed. It is called by one goroutine.
+func (s *segmenter) fromHost(p []byte, h header, partial bool) (v vnetHeader) {
 	if t := h.tcpHeader(p); t != nil {
 		base := 60
 		v.gso = vnetTCP6
@@ -90,7 +90,7 @@ func (s *segmenter) fromHost(p []byte, h header) (v vnetHeader) {
 		payload := len(p) - h.len - len(t)
 		segment := mss - (len(t) - 20)
 		if payload <= segment || segment <= 0 {
-			return vnetHeader{}
+			return h.vnet(p, partial)
 		}
 		if t[13]&0x80 != 0 { // CWR: only the first segment is to bear it
 			v.gso |= vnetECN
@@ -98,7 +98,9 @@ func (s *segmenter) fromHost(p []byte, h header) (v vnetHeader) {
 		v.flags = vnetNeedsSum
 		v.headers, v.segment = uint16(h.len+len(t)), uint16(segment)
 		v.sumStart, v.sumHere = uint16(h.len), 16
-		binary.BigEndian.PutUint16(t[16:], fold(h.pseudoSum(p)))
+		if !partial {
+			binary.BigEndian.PutUint16(t[16:], fold(h.pseudoSum(p)))
+		}
 		return v
 	}
 	if len(p) > networkMTU && h.protocol == protocolUDP && h.dst.Is4() && p[6]&0x40 != 0 {
@@ -108,18 +110,26 @@ func (s *segmenter) fromHost(p []byte, h header) (v vnetHeader) {
 		p[6] &^= 0x40
 		binary.BigEndian.PutUint16(p[4:], s.id)
 		p[10], p[11] = 0, 0
-		binary.BigEndian.PutUint16(p[10:], ^fold(sum(p[:h.len], 0)))
+		sumHeader(p[:h.len])
+	}
+	return h.vnet(p, partial)
+}
+
+// vnet is the header of a packet that is not to be cut.
+func (h header) vnet(p []byte, partial bool) (v vnetHeader) {
+	if at := h.sumAt(p); partial && at > 0 {
+		v.flags, v.sumStart, v.sumHere = vnetNeedsSum, uint16(h.len), uint16(at)
 	}
 	return v
 }
 
-// toHost prepares p, a packet that the VM's kernel gave us with v, for the host: its checksum is completed, and the host
-// may send segments as large as mtu; 0 leaves it to what the container said. It is called by one goroutine. False when v
-// makes no sense.
-func (s *segmenter) toHost(p []byte, v vnetHeader, mtu int) bool {
+// toHost prepares p, a packet that a kernel gave us with v, for the other side: its checksum is completed unless partial
+// says that it may stay as it is, and the host may send segments as large as mtu; 0 leaves it to what the container said. It
+// is called by one goroutine. unsummed tells whether the checksum stayed, ok is false when v makes no sense.
+func (s *segmenter) toHost(p []byte, v vnetHeader, mtu int, partial bool) (unsummed, ok bool) {
 	h, ok := parse(p)
 	if !ok {
-		return false
+		return false, false
 	}
 	if t := h.tcpHeader(p); mtu > 0 && t != nil && t[13]&0x02 != 0 {
 		base := 60
@@ -131,18 +141,15 @@ func (s *segmenter) toHost(p []byte, v vnetHeader, mtu int) bool {
 		}
 	}
 	if v.flags&vnetNeedsSum == 0 {
-		return true
+		return false, true
 	}
-	start, at := int(v.sumStart), int(v.sumStart)+int(v.sumHere)
-	if start < h.len || at+2 > len(p) {
-		return false
+	if start, at := int(v.sumStart), int(v.sumHere); start < h.len {
+		return false, false
+	} else if partial && start == h.len && at == h.sumAt(p) && at > 0 {
+		return true, true
+	} else {
+		return false, complete(p, start, start+at, h.protocol)
 	}
-	c := ^fold(sum(p[start:], 0))
-	if c == 0 && h.protocol == protocolUDP {
-		c = 0xffff // 0 means no checksum there
-	}
-	binary.BigEndian.PutUint16(p[at:], c)
-	return true
 }
 
 // raiseMSS puts to into the MSS option of a TCP header with SYN, if what is there is smaller, and returns what was there; 0

@@ -46,6 +46,55 @@ func parse(p []byte) (h header, ok bool) {
 	return h, true
 }
 
+// flow is a hash of what tells p's flow from others: addresses and protocol, and ports where all its packets bear them.
+func (h header) flow(p []byte) uint32 {
+	addrs := p[12:20]
+	if h.dst.Is6() {
+		addrs = p[8:40]
+	}
+	hash := uint32(2166136261) ^ uint32(h.protocol)
+	for ; len(addrs) > 0; addrs = addrs[4:] {
+		hash = (hash ^ binary.BigEndian.Uint32(addrs)) * 0x85ebca6b
+		hash ^= hash >> 15
+	}
+	if (h.protocol == protocolTCP || h.protocol == protocolUDP) && !h.fragment && len(p) >= h.len+4 {
+		hash = (hash ^ binary.BigEndian.Uint32(p[h.len:])) * 0x85ebca6b
+		hash ^= hash >> 15
+	}
+	return hash
+}
+
+// sumAt is where in p's payload a TCP or UDP checksum is, 0 where there is none that may be left to others.
+func (h header) sumAt(p []byte) int {
+	switch {
+	case h.fragment:
+	case h.protocol == protocolTCP && len(p) >= h.len+20:
+		return 16
+	case h.protocol == protocolUDP && len(p) >= h.len+8:
+		return 6
+	}
+	return 0
+}
+
+// complete makes the checksum of a packet that holds only the sum of the pseudo-header.
+func (h header) complete(p []byte) bool {
+	at := h.sumAt(p)
+	return at > 0 && complete(p, h.len, h.len+at, h.protocol)
+}
+
+// complete sums p[start:], in which the checksum at p[at:] holds what else is to be summed.
+func complete(p []byte, start, at int, protocol byte) bool {
+	if at+2 > len(p) {
+		return false
+	}
+	c := ^fold(sum(p[start:], 0))
+	if c == 0 && protocol == protocolUDP {
+		c = 0xffff // 0 means no checksum there
+	}
+	binary.BigEndian.PutUint16(p[at:], c)
+	return true
+}
+
 // tcpHeader gives the TCP header with its options, nil when p has none that is whole.
 func (h header) tcpHeader(p []byte) []byte {
 	if h.protocol != protocolTCP || h.fragment || len(p) < h.len+20 {

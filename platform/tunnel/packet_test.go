@@ -209,7 +209,7 @@ func TestRaiseMSS(t *testing.T) {
 					binary.BigEndian.PutUint16(p[h.len+16:], fold(h.pseudoSum(p)))
 				}
 				var s segmenter
-				if !s.toHost(p, v, maxPacket) {
+				if _, ok := s.toHost(p, v, maxPacket, false); !ok {
 					t.Errorf("%s: refused", c.name)
 				}
 				if got := p[h.len+20:][:len(want)]; !bytes.Equal(got, want) {
@@ -249,7 +249,7 @@ func TestFromHost(t *testing.T) {
 		if !ok {
 			t.Fatalf("%s: bad test", c.name)
 		}
-		v := s.fromHost(p, h)
+		v := s.fromHost(p, h, false)
 		if v != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, v, c.want)
 		}
@@ -268,7 +268,7 @@ func TestLargeDatagramsMayBeCut(t *testing.T) {
 	for range 3 {
 		p := udp("10.9.0.1", "172.17.0.2", make([]byte, 2000))
 		h, _ := parse(p)
-		if v := s.fromHost(p, h); v != (vnetHeader{}) {
+		if v := s.fromHost(p, h, false); v != (vnetHeader{}) {
 			t.Errorf("segmented: %+v", v)
 		}
 		if p[6] != 0 || slowSum(p[:20]) != 0xffff {
@@ -287,11 +287,51 @@ func TestAZeroUDPSumIsNotNone(t *testing.T) {
 	copy(p[28:], []byte{p[26], p[27]})
 	h, _ := parse(p)
 	binary.BigEndian.PutUint16(p[26:], fold(h.pseudoSum(p)))
-	if !new(segmenter).toHost(p, vnetHeader{flags: vnetNeedsSum, sumStart: 20, sumHere: 6}, maxPacket) {
+	if _, ok := new(segmenter).toHost(p, vnetHeader{flags: vnetNeedsSum, sumStart: 20, sumHere: 6}, maxPacket, false); !ok {
 		t.Fatal("refused")
 	}
 	if got := binary.BigEndian.Uint16(p[26:]); got != 0xffff {
 		t.Errorf("checksum %#x, want 0xffff", got)
+	}
+}
+
+// TestUnsummedPackets go through one end as they are, and are completed where they have to be.
+func TestUnsummedPackets(t *testing.T) {
+	for name, whole := range map[string][]byte{
+		"tcp":     tcp("172.17.0.2", "10.9.0.1", 0x10, nil, []byte("hello")),
+		"tcp six": tcp("fd17::2", "fd09::1", 0x10, timestamp[:8], make([]byte, 3000)),
+		"udp":     udp("172.17.0.2", "10.9.0.1", []byte("hello")),
+		"udp six": udp("fd17::2", "fd09::1", make([]byte, 30000)),
+	} {
+		p := bytes.Clone(whole)
+		h, _ := parse(p)
+		binary.BigEndian.PutUint16(p[h.len+h.sumAt(p):], fold(h.pseudoSum(p)))
+		begun := bytes.Clone(p)
+		v := vnetHeader{flags: vnetNeedsSum, sumStart: uint16(h.len), sumHere: uint16(h.sumAt(p))}
+		var s segmenter
+		if partial, ok := s.toHost(p, v, maxPacket, true); !partial || !ok || !bytes.Equal(p, begun) {
+			t.Errorf("%s: partial %v, ok %v", name, partial, ok)
+		}
+		if got := h.vnet(p, true); got != v {
+			t.Errorf("%s: %+v, want %+v", name, got, v)
+		}
+		if got := s.fromHost(p, h, true); got.sumStart != v.sumStart || got.sumHere != v.sumHere || got.flags != v.flags || !bytes.Equal(p, begun) {
+			t.Errorf("%s: %+v, want %+v", name, got, v)
+		}
+		if got := h.vnet(p, false); got != (vnetHeader{}) {
+			t.Errorf("%s, summed: %+v", name, got)
+		}
+		if !h.complete(p) || !bytes.Equal(p, whole) {
+			t.Errorf("%s: completed wrong", name)
+		}
+		if partial, ok := s.toHost(begun, v, maxPacket, false); partial || !ok || !bytes.Equal(begun, whole) {
+			t.Errorf("%s: partial %v, ok %v, or completed wrong", name, partial, ok)
+		}
+	}
+	for name, p := range map[string][]byte{"ping": ping4("172.17.0.2", "10.9.0.1"), "cut": ip("172.17.0.2", "10.9.0.1", protocolTCP, make([]byte, 19))} {
+		if h, ok := parse(p); !ok || h.complete(p) || h.vnet(p, true) != (vnetHeader{}) {
+			t.Errorf("%s has a checksum that may be left to others", name)
+		}
 	}
 }
 
@@ -311,7 +351,10 @@ func FuzzSegmenter(f *testing.F) {
 		var s segmenter
 		out := bytes.Clone(p)
 		h, ok := parse(out)
-		if took := s.toHost(out, v, maxPacket); took && !ok {
+		if partial, took := s.toHost(bytes.Clone(p), v, maxPacket, true); partial && (!took || h.sumAt(p) == 0) {
+			t.Fatalf("partial: %x", p)
+		}
+		if partial, took := s.toHost(out, v, maxPacket, false); partial || took && !ok {
 			t.Fatalf("took %x", p)
 		}
 		// Without a checksum to complete, what was right stays right and what was wrong stays wrong.
@@ -322,7 +365,9 @@ func FuzzSegmenter(f *testing.F) {
 			return
 		}
 		in := bytes.Clone(p)
-		if v := s.fromHost(in, h); v.gso != 0 && (int(v.headers) > len(in) || v.segment == 0 || int(v.sumStart)+int(v.sumHere)+2 > len(in)) {
+		h.complete(bytes.Clone(p))
+		h.flow(p)
+		if v := s.fromHost(in, h, len(head)%2 == 0); v.gso != 0 && (int(v.headers) > len(in) || v.segment == 0 || int(v.sumStart)+int(v.sumHere)+2 > len(in)) {
 			t.Fatalf("%+v for %x", v, p)
 		}
 	})
@@ -334,11 +379,15 @@ func FuzzPackets(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var back []byte
-		whole := packets(append(make([]byte, headroom), in...), headroom, func(b []byte, at int) {
+		whole := packets(append(make([]byte, headroom), in...), headroom, func(b []byte, at int, partial bool) {
 			if at < headroom || at >= len(b) {
 				t.Fatalf("a packet at %d of %d", at, len(b))
 			}
-			back = binary.BigEndian.AppendUint32(back, uint32(len(b)-at))
+			length := uint32(len(b) - at)
+			if partial {
+				length |= unsummed
+			}
+			back = binary.BigEndian.AppendUint32(back, length)
 			back = append(back, b[at:]...)
 			clear(b[at-headroom+lengthLen : at]) // free to use
 		})

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,12 +32,12 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 	if err != nil {
 		return nil, got, err
 	}
-	p := &tunPort{File: os.NewFile(uintptr(fd), "/dev/net/tun")}
+	p := newTUNPort(fd, jumbo)
 	if !l.Inject {
 		p.raise = maxPacket
 	}
 	if jumbo {
-		p.cut, p.buf = new(segmenter), make([]byte, vnetLen+maxPacket)
+		p.cut, p.partial, got.Partial = new(segmenter), l.Partial, l.Partial
 	}
 	if got.Addrs, err = configure(got.Dev, l.Pilot, l.Host, got.MTU); len(got.Addrs) == 0 {
 		p.Close()
@@ -57,41 +56,4 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 		return nil, got, err
 	}
 	return i, got, nil
-}
-
-// tunPort is the VM's device.
-type tunPort struct {
-	*os.File
-	cut   *segmenter // nil where the device has no vnet headers
-	raise int        // the MTU that containers are told the host has, 0 for none
-	buf   []byte     // a packet as it was read, behind its vnet header
-}
-
-func (p *tunPort) read(b []byte) (int, error) {
-	if p.cut == nil {
-		return p.Read(b[lengthLen:])
-	}
-	for {
-		n, err := p.Read(p.buf)
-		if err != nil {
-			return 0, err
-		}
-		if n <= vnetLen {
-			continue
-		}
-		if packet := p.buf[vnetLen:n]; p.cut.toHost(packet, getVnet(p.buf), p.raise) {
-			return copy(b[lengthLen:], packet), nil
-		}
-	}
-}
-
-func (p *tunPort) write(b []byte, at int) error {
-	if p.cut != nil {
-		h, _ := parse(b[at:])
-		v := p.cut.fromHost(b[at:], h)
-		at -= vnetLen
-		v.put(b[at:])
-	}
-	_, err := p.Write(b[at:])
-	return err
 }

@@ -10,12 +10,16 @@ import (
 
 // port is where packets leave and enter this machine: its TUN device.
 type port interface {
-	// read reads one packet to b[lengthLen:] and returns its length. It may write over what is before that.
-	read(b []byte) (int, error)
-	// write writes the packet b[at:]. It may write over the headroom bytes before that.
-	write(b []byte, at int) error
+	// read reads one packet to b[lengthLen:] and returns its length, and whether it is unsummed. Before it waits for one, it
+	// calls idle.
+	read(b []byte, idle func()) (n int, partial bool, err error)
+	// write writes the packet b[at:] with the header h. It may write over the headroom bytes before that.
+	write(b []byte, at int, h header, partial bool) error
 	Close() error // frees a blocked read
 }
+
+// errNoSum: the packet has no checksum that could be completed.
+var errNoSum = errors.New("the packet's checksum cannot be completed")
 
 // pump moves packets between a port and a wire, until either ends.
 type pump struct {
@@ -73,36 +77,51 @@ func startPump(w *wire, p port, outward, inward func(header) bool) *pump {
 }
 
 func (m *pump) pull() error {
-	var slot []byte
-	for {
-		if slot == nil {
-			if slot = m.wire.packets.slot(m.wire.done); slot == nil {
-				return nil
-			}
+	q := m.wire.packets
+	var failed error
+	idle := func() {
+		if err := m.wire.soon(); err != nil {
+			failed = err
 		}
-		n, err := m.port.read(slot)
+	}
+	for {
+		slot := q.slot(m.wire.done)
+		if slot == nil {
+			return nil
+		}
+		n, partial, err := m.port.read(slot, idle)
+		if failed != nil {
+			return failed
+		}
 		if err != nil {
 			return err
 		}
-		if h, ok := parse(slot[lengthLen:][:n]); !ok || !m.outward(h) {
+		p := slot[lengthLen:][:n]
+		h, ok := parse(p)
+		if !ok || !m.outward(h) {
 			m.sent.drops.Add(1)
 			continue
 		}
-		m.wire.packets.add(n)
+		length := uint32(n)
+		if partial {
+			length |= unsummed
+		}
 		m.sent.count(n)
-		slot = nil
+		if waiting := q.add(length, h.flow(p)); waiting >= prompt && !m.wire.full.Load() {
+			poke(q.more)
+		}
 	}
 }
 
-// push hands a frame of packets, b[headroom:], to the port.
-func (m *pump) push(b []byte) {
-	whole := packets(b, headroom, func(b []byte, at int) {
+// push hands a frame of packets, b[at:], to the port.
+func (m *pump) push(b []byte, at int) {
+	whole := packets(b, at, func(b []byte, at int, partial bool) {
 		h, ok := parse(b[at:])
 		if !ok || !m.inward(h) {
 			m.arrived.drops.Add(1)
 			return
 		}
-		switch err := m.port.write(b, at); {
+		switch err := m.port.write(b, at, h, partial); {
 		case err == nil:
 			m.arrived.count(len(b) - at)
 		case !errors.Is(err, os.ErrClosed):

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 )
 
@@ -30,7 +29,7 @@ func openEnds(t *testing.T) *ends {
 	e := &ends{host: tuntest.NewChannelTUN(), vm: tuntest.NewChannelTUN(), stream: theirs, followed: make(chan error, 1)}
 	go func() {
 		e.followed <- follow(t.Context(), theirs, nil, echo, func(l Link, _ *prover) (port, linked, error) {
-			return &hostPort{dev: e.vm.TUN()}, linked{Dev: "vm", MTU: l.MTU, Addrs: l.Pilot}, nil
+			return &devicePort{dev: e.vm.TUN()}, linked{Dev: "vm", MTU: l.MTU, Addrs: l.Pilot}, nil
 		})
 	}()
 	var err error
@@ -41,7 +40,7 @@ func openEnds(t *testing.T) *ends {
 	return e
 }
 
-func (e *ends) open(int) (tun.Device, error) { return e.host.TUN(), nil }
+func (e *ends) open(int) (*hostEnd, error) { return openDevice(e.host.TUN()) }
 
 func all(_ string, l Link) ([]netip.Addr, error) { return l.Host, nil }
 
@@ -132,24 +131,28 @@ func TestHostTrustsNoPilot(t *testing.T) {
 		theirs.Write(appendFrame(nil, answered))
 		io.Copy(io.Discard, theirs)
 	}()
-	tunnel, err := Lead(t.Context(), ours).tunnel(t.Context(), someLink, func(int) (tun.Device, error) { return host.TUN(), nil }, all)
+	tunnel, err := Lead(t.Context(), ours).tunnel(t.Context(), someLink, func(int) (*hostEnd, error) { return openDevice(host.TUN()) }, all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	good := udp("172.17.0.2", "10.9.0.1", []byte("good"))
-	batch := func(packets ...[]byte) (b []byte) {
+	batch := func(packets ...[]byte) []byte {
+		b := make([]byte, ackLen)
 		for _, p := range packets {
 			b = append(binary.BigEndian.AppendUint32(b, uint32(len(p))), p...)
 		}
 		return b
 	}
+	notAgreed := batch(good)
+	notAgreed[ackLen] |= 0x80 // unsummed
 	for _, b := range [][]byte{
 		batch(udp("10.9.0.1", "10.9.0.1", nil)),    // from ourselves
 		batch(udp("172.17.0.2", "127.0.0.1", nil)), // to another address of ours
 		batch([]byte("junk")),
 		batch(nil),
-		[]byte("\x00"),
-		[]byte("\x00\x00\x00\x09 short"),
+		append(batch(), "\x00"...),
+		append(batch(), "\x00\x00\x00\x09 short"...),
+		notAgreed,
 		append(batch(good), "\xff\xff\xff\xff"...),
 	} {
 		theirs.Write(appendFrame(nil, frame{kindPackets, b}))
@@ -158,8 +161,8 @@ func TestHostTrustsNoPilot(t *testing.T) {
 		t.Errorf("got %x", got)
 	}
 	theirs.Write(appendFrame(nil, frame{kind: kindPing})) // the frame before it is done with
-	if got := tunnel.Stats().Received; got.Packets != 1 || got.Drops != 7 {
-		t.Errorf("received %+v, want 1 packet and 7 drops", got)
+	if got := tunnel.Stats().Received; got.Packets != 1 || got.Drops != 8 {
+		t.Errorf("received %+v, want 1 packet and 8 drops", got)
 	}
 	tunnel.Close()
 }
@@ -191,13 +194,13 @@ func TestTheStreamEndsWithTheDevice(t *testing.T) {
 
 func TestWhatGoesWrongAtTheBeginning(t *testing.T) {
 	fine := func(l Link, _ *prover) (port, linked, error) {
-		return &hostPort{dev: tuntest.NewChannelTUN().TUN()}, linked{MTU: l.MTU, Addrs: l.Pilot}, nil
+		return &devicePort{dev: tuntest.NewChannelTUN().TUN()}, linked{MTU: l.MTU, Addrs: l.Pilot}, nil
 	}
 	for _, c := range []struct {
 		name, want string
 		link       Link
 		pilot      func(Link, *prover) (port, linked, error)
-		open       func(int) (tun.Device, error)
+		open       func(int) (*hostEnd, error)
 		configure  func(string, Link) ([]netip.Addr, error)
 	}{
 		{"no address", "one or two families", Link{Tag: "0123abcd"}, fine, nil, all},
@@ -207,14 +210,14 @@ func TestWhatGoesWrongAtTheBeginning(t *testing.T) {
 		{"one family twice", "of one family", Link{Tag: "0123abcd", Host: addrs("10.0.0.1", "10.0.0.2"), Pilot: addrs("10.0.0.3", "10.0.0.4")}, fine, nil, all},
 		{"loopback", "no address for a link", Link{Tag: "0123abcd", Host: addrs("127.0.0.1"), Pilot: addrs("127.0.0.2")}, fine, nil, all},
 		{"mtu", "mtu 600 is not", Link{Tag: "0123abcd", Host: addrs("10.0.0.1"), Pilot: addrs("10.0.0.2"), MTU: 600}, fine, nil, all},
-		{"no device here", "no such driver", someLink, fine, func(int) (tun.Device, error) { return nil, errors.New("no such driver") }, all},
+		{"no device here", "no such driver", someLink, fine, func(int) (*hostEnd, error) { return nil, errors.New("no such driver") }, all},
 		{"no device there", "no /dev/net/tun", someLink, func(Link, *prover) (port, linked, error) { return nil, linked{}, errors.New("no /dev/net/tun") }, nil, all},
 		{"no address here", "denied", someLink, fine, nil, func(string, Link) ([]netip.Addr, error) { return nil, errors.New("denied") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host := tuntest.NewChannelTUN()
 			if c.open == nil {
-				c.open = func(int) (tun.Device, error) { return host.TUN(), nil }
+				c.open = func(int) (*hostEnd, error) { return openDevice(host.TUN()) }
 			}
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
@@ -239,75 +242,147 @@ func addrs(s ...string) (a []netip.Addr) {
 	return a
 }
 
-// TestRing runs a reader and a sender against each other, and compares what goes in and comes out.
-func TestRing(t *testing.T) {
-	r := newRing()
-	done := make(chan struct{})
-	const count = 20000
+// TestQueue runs a reader and a sender against each other, and compares what goes in and comes out of each flow.
+func TestQueue(t *testing.T) {
+	q := newQueue()
+	const count, flows = 20000, 50
 	rnd := rand.New(rand.NewPCG(3, 4))
 	sizes := make([]int, count)
 	for i := range sizes {
-		sizes[i] = 1 + rnd.IntN(1<<(1+rnd.IntN(15)))
+		sizes[i] = 4 + rnd.IntN(1<<(1+rnd.IntN(15)))
 		if i%100 == 0 {
 			sizes[i] = maxPacket
 		}
 	}
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for i, n := range sizes {
-			s := r.slot(nil)
-			for j := range s[lengthLen:][:n] {
-				s[lengthLen+j] = byte(i)
+			s := q.slot(nil)[lengthLen:]
+			for j := range s[:n] {
+				s[j] = byte(i)
 			}
-			r.add(n)
+			binary.BigEndian.PutUint32(s, uint32(i))
+			length := uint32(n)
+			if i%3 == 0 {
+				length |= unsummed
+			}
+			q.add(length, uint32(i%flows))
+			poke(q.more)
 		}
 	}()
-	i := 0
-	for i < count {
-		<-r.more
-		b := r.take()
-		if b == nil {
-			continue
-		}
-		f, err := (&frameReader{Reader: bytes.NewReader(b)}).next()
-		if err != nil || f.kind != kindPackets || len(f.payload) != len(b)-headerLen {
-			t.Fatalf("frame %v of %d bytes: %v", f.kind, len(f.payload), err)
-		}
-		if !packets(b, headerLen, func(b []byte, at int) {
-			want := bytes.Repeat([]byte{byte(i)}, sizes[i])
-			if !bytes.Equal(b[at:], want) {
-				t.Fatalf("packet %d of %d bytes came out as %d others", i, sizes[i], len(b)-at)
+	var came int
+	var last [flows]int
+	for came < count {
+		<-q.more
+		for {
+			b := q.take(true, true)
+			if b == nil {
+				break
 			}
-			i++
-		}) {
-			t.Fatal("bad lengths")
+			if !packets(b, frontLen, func(b []byte, at int, partial bool) {
+				p := b[at:]
+				i := int(binary.BigEndian.Uint32(p))
+				if len(p) != sizes[i] || partial != (i%3 == 0) || !bytes.Equal(p[4:], bytes.Repeat([]byte{byte(i)}, len(p)-4)) {
+					t.Fatalf("packet %d of %d bytes came out as %d others", i, sizes[i], len(p))
+				}
+				if l := &last[i%flows]; i < *l {
+					t.Fatalf("packet %d came after %d of its flow", i, *l)
+				} else {
+					*l = i
+				}
+				came++
+			}) {
+				t.Fatal("bad lengths")
+			}
+			q.release()
 		}
-		r.release()
 	}
 	<-done
-	if r.take() != nil {
+	if q.take(true, true) != nil || !q.empty() {
 		t.Error("more came out than went in")
 	}
 }
 
-func TestAFullRingMakesTheReaderWait(t *testing.T) {
-	r := newRing()
+// put adds a packet that begins with name.
+func (q *queue) put(name string, size int, flow uint32) {
+	copy(q.slot(nil)[lengthLen:], name)
+	q.add(uint32(size), flow)
+}
+
+// next takes a frame and gives the names of its packets.
+func (q *queue) next(bulk, fast bool) (names string) {
+	b := q.take(bulk, fast)
+	if b == nil {
+		return ""
+	}
+	packets(b, frontLen, func(b []byte, at int, _ bool) { names += string(b[at]) })
+	q.release()
+	return names
+}
+
+func TestSmallPacketsOvertake(t *testing.T) {
+	q := newQueue()
+	q.put("A", 60000, 1)
+	q.put("B", 60000, 1)
+	q.put("c", 100, 1) // of a flow that has others waiting
+	q.put("d", 100, 2)
+	q.put("E", fastMost+1, 3)
+	for i, c := range []struct {
+		bulk, fast bool
+		want       string
+	}{
+		{true, false, "AB"},
+		{false, false, ""},
+		{false, true, "d"},
+		{false, true, ""},
+		{true, true, "cE"},
+		{true, true, ""},
+	} {
+		if got := q.next(c.bulk, c.fast); got != c.want {
+			t.Errorf("take %d: %q, want %q", i, got, c.want)
+		}
+	}
+	q.put("f", 100, 1) // none of them is waiting now
+	q.put("G", 60000, 4)
+	if got := q.next(true, true); got != "f" {
+		t.Errorf("take: %q", got)
+	}
+
+	q = newQueue()
+	for range fastLen / 1000 { // more than the fast lane holds
+		q.put("s", 1000, 5)
+	}
+	q.put("t", 10, 6)
+	var all string
+	for !q.empty() {
+		all += q.next(true, true)
+	}
+	if want := strings.Repeat("s", fastLen/1000); strings.ReplaceAll(all, "t", "") != want || len(all) != len(want)+1 {
+		t.Errorf("of %d packets %q came out", len(want)+1, all)
+	}
+}
+
+func TestAFullQueueMakesTheReaderWait(t *testing.T) {
+	q := newQueue()
 	done := make(chan struct{})
 	n := 0
-	for ; len(r.free()) >= slotLen; n++ {
-		r.slot(done)
-		r.add(maxPacket)
+	for ; q.bulk.free(slotLen) != nil; n++ {
+		q.slot(done)
+		q.add(maxPacket, 1)
 	}
-	if want := ringLen / slotLen; n != want && n != want-1 {
+	if want := bulkLen / slotLen; n != want && n != want-1 {
 		t.Errorf("%d of the largest packets fit, want %d", n, want)
 	}
 	close(done)
-	if r.slot(done) != nil {
+	if q.slot(done) != nil {
 		t.Error("a slot without room")
 	}
-	r.take()
-	r.release()
-	if r.slot(nil) == nil {
+	q.take(true, true)
+	q.release()
+	q.take(true, true)
+	q.release()
+	if q.slot(nil) == nil {
 		t.Error("no slot with all room")
 	}
 }
@@ -318,35 +393,42 @@ type sinkPort struct {
 	taken  int
 }
 
-func (p *sinkPort) read(b []byte) (int, error) { return copy(b[lengthLen:], p.packet), nil }
-func (p *sinkPort) write([]byte, int) error    { p.taken++; return nil }
-func (p *sinkPort) Close() error               { return nil }
+func (p *sinkPort) read(b []byte, _ func()) (int, bool, error) {
+	return copy(b[lengthLen:], p.packet), false, nil
+}
+func (p *sinkPort) write([]byte, int, header, bool) error { p.taken++; return nil }
+func (p *sinkPort) Close() error                          { return nil }
 
 func TestPacketsCostNoGarbage(t *testing.T) {
 	port := &sinkPort{packet: tcp("10.9.0.1", "172.17.0.2", 0x10, nil, make([]byte, 3000))}
-	m := &pump{port: port, wire: &wire{packets: newRing()}, outward: someLink.toVM, inward: someLink.toVM}
+	w := &wire{packets: newQueue()}
+	m := &pump{port: port, wire: w, outward: someLink.toVM, inward: someLink.toVM}
+	w.pump.Store(m)
 	frames := &frameReader{}
 	var cut segmenter
 	input := new(bytes.Reader)
 	frames.Reader = input
 	once := func() {
-		slot := m.wire.packets.slot(nil)
-		n, _ := port.read(slot)
+		slot := w.packets.slot(nil)
+		n, _, _ := port.read(slot, nil)
 		p := slot[lengthLen:][:n]
 		h, ok := parse(p)
 		if !ok || !m.outward(h) {
 			t.Fatal("refused")
 		}
-		cut.fromHost(p, h)
-		m.wire.packets.add(n)
-		b := m.wire.packets.take()
-		input.Reset(b)
+		cut.fromHost(p, h, false)
+		w.packets.add(uint32(n), h.flow(p))
+		b := w.packets.take(true, true)
+		w.sent.Add(uint32(len(b) - frontLen))
+		input.Reset(w.front(b))
 		f, err := frames.next()
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.push(frames.room[:headroom+len(f.payload)])
-		m.wire.packets.release()
+		if err := w.arrived(frames.room[:headroom+len(f.payload)]); err != nil {
+			t.Fatal(err)
+		}
+		w.packets.release()
 	}
 	if got := testing.AllocsPerRun(1000, once); got > 0 {
 		t.Errorf("%v allocations for each packet", got)

@@ -60,6 +60,8 @@ type Link struct {
 	// made. Only what was admitted is let in. The pilot needs CAP_NET_RAW for it. Internal networks do not answer then, and
 	// TCP to the containers comes in segments of their networks' size.
 	Inject bool `json:"inject,omitempty"`
+	// Partial says that the host gives and takes packets whose TCP or UDP checksum is yet to be completed. Tunnel sets it.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // check refuses what is no link.
@@ -93,12 +95,13 @@ var tagForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // linked is what the VM's end of a link was seen to be.
 type linked struct {
-	Dev   string       `json:"dev"`
-	MTU   int          `json:"mtu"`
-	Addrs []netip.Addr `json:"addrs"`           // those of Link.Pilot whose peer is behind Dev
-	Lacks string       `json:"lacks,omitempty"` // why they are not all
-	Error string       `json:"error,omitempty"` // why there is no link
-	Hint  string       `json:"hint,omitempty"`  // what to do about it, for people
+	Dev     string       `json:"dev"`
+	MTU     int          `json:"mtu"`
+	Partial bool         `json:"partial,omitempty"` // Link.Partial was asked for, and the pilot does so too
+	Addrs   []netip.Addr `json:"addrs"`             // those of Link.Pilot whose peer is behind Dev
+	Lacks   string       `json:"lacks,omitempty"`   // why they are not all
+	Error   string       `json:"error,omitempty"`   // why there is no link
+	Hint    string       `json:"hint,omitempty"`    // what to do about it, for people
 }
 
 // The control frames' payloads. A request is for a link, or else an admission. An answer bears the ID of its request; 0 is
