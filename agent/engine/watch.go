@@ -114,8 +114,9 @@ type session struct {
 	known *Store // what sink was told
 	sink  func(Update)
 	// sharers are the ids in known that use another container's network, by that one's id.
-	sharers map[string]map[string]bool
-	born    map[string]Container // created, not started: their labels and names, ready for the moment they get an address
+	sharers  map[string]map[string]bool
+	overlays atomic.Pointer[map[string]bool] // ids of networks
+	born     map[string]Container            // created, not started: their labels and names, ready for the moment they get an address
 
 	// What follow is at.
 	listing  chan batch          // nil: no listing is under way
@@ -691,7 +692,37 @@ func (s *session) look(ctx context.Context, id string) looked {
 	if c.Labels[PilotLabel] != "" {
 		return looked{id: id}
 	}
+	if live {
+		c = s.outsideOverlays(lctx, c)
+	}
 	return looked{id: id, c: c, live: live, born: !live && c.State == "created"}
+}
+
+// gwbridge is the bridge by which containers on overlay networks get out of these, and by which alone they are reached. Source:
+// https://docs.docker.com/engine/swarm/networking/
+const gwbridge = "docker_gwbridge"
+
+// outsideOverlays gives a container on overlay networks its address outside them, which its own inspect does not tell: as
+// an endpoint of its own, and on these networks, whose names are to lead there too.
+func (s *session) outsideOverlays(ctx context.Context, c Container) Container {
+	overlays := s.overlays.Load()
+	if overlays == nil || !slices.ContainsFunc(c.Endpoints, func(a Attachment) bool { return (*overlays)[a.NetworkID] }) {
+		return c
+	}
+	out, ok := s.peek(ctx, joining{gwbridge, c.ID})
+	if !ok {
+		return c // on an internal overlay, or not there yet: joining it is an event
+	}
+	a := out.c.Endpoints[0]
+	for i, e := range c.Endpoints {
+		if (*overlays)[e.NetworkID] {
+			c.Endpoints[i].Addrs = slices.Concat(e.Addrs, a.Addrs)
+		}
+	}
+	state := c.State
+	c = c.withAttachment(a)
+	c.State = state
+	return c
 }
 
 // peek reads a joining container's address from its network: the engine answers that at once, while it holds back an
@@ -785,6 +816,13 @@ func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
 		out = append(out, networkOf(n))
 	}
 	slices.SortFunc(out, func(a, b Network) int { return strings.Compare(a.ID, b.ID) })
+	overlays := map[string]bool{}
+	for _, n := range out {
+		if n.Driver == "overlay" {
+			overlays[n.ID] = true
+		}
+	}
+	s.overlays.Store(&overlays)
 	return out, nil
 }
 

@@ -192,3 +192,41 @@ func TestStreamsSurvive(t *testing.T) {
 	open()
 	s.goesOn("the engine came back")
 }
+
+// Containers of a swarm's overlay networks are reached at their way out of these; those of a macvlan network on the VM's link
+// are neighbours. What cannot be reached is listed with why, and is nothing to mend.
+func TestNetworksThatAreNoBridges(t *testing.T) {
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	docker(t, vm, "swarm", "init", "--advertise-addr", vm.Addr().String())
+	docker(t, vm, "network", "create", "-d", "overlay", "--attachable", "over")
+	docker(t, vm, "network", "create", "-d", "overlay", "--attachable", "--internal", "inner")
+	docker(t, vm, "network", "create", "-d", "macvlan", "-o", "parent=eth1", "--subnet", "192.168.99.0/24", "--ip-range", "192.168.99.192/27", "near")
+	if _, err := vm.Run(t.Context(), "ip", "link", "add", "far0", "type", "veth", "peer", "name", "far1"); err != nil {
+		t.Fatal(err)
+	}
+	docker(t, vm, "network", "create", "-d", "macvlan", "-o", "parent=far0", "--subnet", "10.77.0.0/24", "far")
+	docker(t, vm, "run", "-d", "--name", "web", "--network", "over", "web")
+	docker(t, vm, "run", "-d", "--name", "apart", "--network", "inner", "web")
+	docker(t, vm, "run", "-d", "--name", "lan", "--network", "near", "web")
+
+	out := h.must("setup-network")
+	for _, want := range []string{"unreachable  10.0.", "on-link      192.168.99.0/24", "unreachable  10.77.0.0/24"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("setup-network does not say %q:\n%s", want, out)
+		}
+	}
+	h.must("teardown-network")
+
+	h.start("--resolver", "resolv.conf")
+	docker(t, vm, "run", "-d", "--name", "later", "--network", "over", "web")
+	h.reaches("web.docker", "web.over.docker", "later.docker", "lan.docker")
+	h.eventually("what is apart is listed", func() error {
+		out, _, _ := h.fairlead("ls")
+		if !strings.Contains(out, "/apart on inner: an overlay network") || strings.Contains(out, "/web on ") || strings.Contains(out, "/lan on ") {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
