@@ -692,37 +692,10 @@ func (s *session) look(ctx context.Context, id string) looked {
 	if c.Labels[PilotLabel] != "" {
 		return looked{id: id}
 	}
-	if live {
-		c = s.outsideOverlays(lctx, c)
+	if live && len(c.Endpoints) > 0 {
+		c = s.wayOut(lctx, c.Endpoints).of(c)
 	}
 	return looked{id: id, c: c, live: live, born: !live && c.State == "created"}
-}
-
-// gwbridge is the bridge by which containers on overlay networks get out of these, and by which alone they are reached. Source:
-// https://docs.docker.com/engine/swarm/networking/
-const gwbridge = "docker_gwbridge"
-
-// outsideOverlays gives a container on overlay networks its address outside them, which its own inspect does not tell: as
-// an endpoint of its own, and on these networks, whose names are to lead there too.
-func (s *session) outsideOverlays(ctx context.Context, c Container) Container {
-	overlays := s.overlays.Load()
-	if overlays == nil || !slices.ContainsFunc(c.Endpoints, func(a Attachment) bool { return (*overlays)[a.NetworkID] }) {
-		return c
-	}
-	out, ok := s.peek(ctx, joining{gwbridge, c.ID})
-	if !ok {
-		return c // on an internal overlay, or not there yet: joining it is an event
-	}
-	a := out.c.Endpoints[0]
-	for i, e := range c.Endpoints {
-		if (*overlays)[e.NetworkID] {
-			c.Endpoints[i].Addrs = slices.Concat(e.Addrs, a.Addrs)
-		}
-	}
-	state := c.State
-	c = c.withAttachment(a)
-	c.State = state
-	return c
 }
 
 // peek reads a joining container's address from its network: the engine answers that at once, while it holds back an
@@ -758,16 +731,9 @@ func (s *session) peekAt(ctx context.Context, in string, ids []string, peeks cha
 			return // the look at the container itself will tell
 		}
 		for _, id := range ids {
-			e, ok := n.Containers[id]
+			a, ok := attachmentIn(n, id)
 			if !ok {
 				continue
-			}
-			a := Attachment{NetworkID: n.ID, Network: n.Name}
-			for _, s := range []string{e.IPv4Address, e.IPv6Address} {
-				s, _, _ = strings.Cut(s, "/")
-				if ip, ok := addrOf(s); ok {
-					a.Addrs = append(a.Addrs, ip)
-				}
 			}
 			c := Container{ID: id}
 			if strange[id] {
@@ -816,13 +782,7 @@ func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
 		out = append(out, networkOf(n))
 	}
 	slices.SortFunc(out, func(a, b Network) int { return strings.Compare(a.ID, b.ID) })
-	overlays := map[string]bool{}
-	for _, n := range out {
-		if n.Driver == "overlay" {
-			overlays[n.ID] = true
-		}
-	}
-	s.overlays.Store(&overlays)
+	s.overlays.Store(overlaysOf(out))
 	return out, nil
 }
 
@@ -852,12 +812,13 @@ func (s *session) list(ctx context.Context, send func(batch)) error {
 	send(batch{networks: nets})
 	ctx, cancel := context.WithTimeout(ctx, 3*s.pace.call)
 	defer cancel()
+	out := s.wayOut(ctx, nil)
 	var b batch
 	if err := s.conn.eachListed(ctx, nil, func(c Container) {
 		if c.Labels[PilotLabel] != "" {
 			return
 		}
-		if b.containers = append(b.containers, c); len(b.containers) == perBatch {
+		if b.containers = append(b.containers, out.of(c)); len(b.containers) == perBatch {
 			send(b)
 			b = batch{}
 		}

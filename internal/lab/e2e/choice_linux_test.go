@@ -178,7 +178,7 @@ func TestStreamsSurvive(t *testing.T) {
 	s.goesOn("the agent was killed")
 
 	r.signal(syscall.SIGTERM)
-	r = h.start("--resolver", "none")
+	h.start("--resolver", "none")
 	open()
 	s.goesOn("the agent was restarted")
 
