@@ -13,7 +13,7 @@ ENGINES   ?= /var/cache/fairlead-test
 DNSBENCH  ?= ../shared/bench/bench.sh
 OSES      := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # Packages that think without an OS: their tests run as real darwin and windows binaries too.
-OSFREE    := ./agent ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
+OSFREE    := ./agent ./agent/doctor ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
 
 .PHONY: help
 help: ## list the targets
