@@ -411,62 +411,66 @@ func TestQueryFails(t *testing.T) {
 	}
 }
 
-// TestDig asks with a client that shares no code with us.
-func TestDig(t *testing.T) {
-	if _, err := exec.LookPath("dig"); err != nil {
-		if os.Getenv("CI") == "true" && runtime.GOOS != "windows" { // where it is no part of the system
-			t.Fatal("dig is missing: install dnsutils or bind-utils")
-		}
-		t.Skip("dig is not installed")
+// TestConformance asks what the table in docs/naming.md says, with clients that share no code with us, and looks for what came.
+func TestConformance(t *testing.T) {
+	doc, err := os.ReadFile("../docs/naming.md")
+	if err != nil {
+		t.Fatal(err)
 	}
 	addr := serve(t, loopback, nil)
-	for _, c := range []struct {
-		args string
-		want []string // all in the output
-		not  string
-	}{
-		{"web.docker A", []string{"status: NOERROR", "flags: qr aa rd;", "ANSWER: 1", "web.docker.\t\t1\tIN\tA\t172.17.0.2", "EDNS: version: 0, flags:; udp: 1232"}, "WARNING: Message"},
-		{"wEb.DOCKER A +noedns", []string{"status: NOERROR", "wEb.DOCKER.\t\t1\tIN\tA\t172.17.0.2", "ADDITIONAL: 0"}, "EDNS:"},
-		{"web.docker AAAA +tcp", []string{"status: NOERROR", "fd00::2", "(TCP)"}, "WARNING: Message"},
-		{"web.docker MX", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1", "SOA\tns.docker. hostmaster.docker."}, "NXDOMAIN"},
-		{"nope.docker A", []string{"status: NXDOMAIN", "flags: qr aa rd;", "AUTHORITY: 1"}, "WARNING: Message"},
-		{"docker SOA +norec", []string{"status: NOERROR", "flags: qr aa;", "ANSWER: 1"}, " rd"},
-		{"docker NS", []string{"ns.docker."}, "WARNING: Message"},
-		{"ns.docker A", []string{"127.0.0.1"}, "WARNING: Message"},
-		{"web.docker ANY +notcp", []string{"HINFO\t\"RFC8482\" \"\""}, "172.17.0.2"},
-		{"docker AXFR", []string{"Transfer failed."}, "172.17.0.2"},
-		{"example.com A", []string{"status: REFUSED", "flags: qr rd;"}, " aa"},
-		{"version.bind TXT -c CH", []string{"status: REFUSED"}, " aa"},
-		{"web.docker A +edns=1 +noednsneg", []string{"status: BADVERS", "EDNS: version: 0"}, "172.17.0.2"},
-		{"web.docker A +dnssec", []string{"status: NOERROR", "flags: do; udp: 1232"}, "RRSIG"},
-		{"web.docker A +opcode=NOTIFY", []string{"opcode: NOTIFY, status: NOTIMP"}, "172.17.0.2"},
-		{"web.docker A +header-only", []string{"status: FORMERR"}, "172.17.0.2"},
-		{"many.docker A +ignore +noedns", []string{"flags: qr aa tc rd;"}, "ANSWER: 200"},
-		{"many.docker A", []string{"Truncated, retrying in TCP mode", "ANSWER: 200", "(TCP)"}, "WARNING: Message"},
-		{"web.docker TXT", []string{"status: NOERROR", "web.docker.\t\t1\tIN\tTXT\t\"v=1\""}, "WARNING: Message"},
-		{"-x 172.17.0.2", []string{"status: NOERROR", "2.0.17.172.in-addr.arpa. 1\tIN\tPTR\tweb.docker."}, "WARNING: Message"},
-		{"-x 172.17.0.3", []string{"status: NXDOMAIN", "17.172.in-addr.arpa.\t1\tIN\tSOA\tns.17.172.in-addr.arpa. hostmaster.17.172.in-addr.arpa."}, "WARNING: Message"},
-		{"-x fd00::2", []string{"status: NOERROR", "d.f.ip6.arpa. 1 IN PTR web.docker."}, "WARNING: Message"},
-		{"_http._tcp.shop.docker SRV", []string{"ANSWER: 1, AUTHORITY: 0, ADDITIONAL: 2", "SRV\t1 2 80 shop.docker.", "shop.docker.\t\t1\tIN\tA\t172.19.0.2"}, "WARNING: Message"},
-		{"any.SHOP.docker A +tcp", []string{"status: NOERROR", "any.SHOP.docker.\t1\tIN\tA\t172.19.0.2"}, "WARNING: Message"},
-		{"any.shop.docker AAAA", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1", "docker.\t\t\t1\tIN\tSOA\tns.docker. hostmaster.docker."}, "NXDOMAIN"},
-		{"_tcp.shop.docker A", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1"}, "172.19.0.2"},
-		{"x._tcp.shop.docker A", []string{"status: NXDOMAIN"}, "172.19.0.2"},
-		{"web.docker HTTPS", []string{"status: NOERROR", "ANSWER: 0, AUTHORITY: 1"}, "NXDOMAIN"},
-		{"web.docker A +cookie", []string{"status: NOERROR", "172.17.0.2"}, "WARNING: Message"},
-		{"web.docker A web.docker AAAA nope.docker A +tcp +keepopen", []string{"172.17.0.2", "fd00::2", "NXDOMAIN"}, "WARNING: Message"},
-	} {
-		args := slices.Concat([]string{"@" + addr.Addr().String(), "-p", strconv.Itoa(int(addr.Port())), "-r", "+tries=1", "+time=10", "+nocookie"}, strings.Fields(c.args))
-		out, _ := exec.Command("dig", args...).CombinedOutput() // the exit code differs between its versions
-		for _, want := range c.want {
-			if !strings.Contains(string(out), want) {
-				t.Errorf("dig %s: no %q in\n%s", c.args, want, out)
-			}
+	port := strconv.Itoa(int(addr.Port()))
+	tools := map[string][]string{
+		"dig":   {"@" + addr.Addr().String(), "-p", port, "-r", "+tries=1", "+time=10", "+nocookie"},
+		"kdig":  {"@" + addr.Addr().String(), "-p", port, "+timeout=10", "+retry=0"},
+		"drill": {"@" + addr.Addr().String(), "-p", port},
+	}
+	asked := map[string]int{}
+	for line := range strings.Lines(string(doc)) {
+		cells := strings.Split(line, " | ")
+		command := codes(cells[0])
+		if len(command) != 1 || len(cells) != 4 {
+			continue
 		}
-		if strings.Contains(string(out), c.not) {
-			t.Errorf("dig %s: %q in\n%s", c.args, c.not, out)
+		words := strings.Fields(command[0])
+		tool, ok := tools[words[0]]
+		if !ok {
+			continue
+		}
+		asked[words[0]]++
+		t.Run(strings.ReplaceAll(command[0], " ", "_"), func(t *testing.T) {
+			if _, err := exec.LookPath(words[0]); err != nil {
+				if os.Getenv("CI") == "true" && runtime.GOOS == "linux" {
+					t.Fatalf("%s is missing: install it with internal/lab/prepare.sh", words[0])
+				}
+				t.Skip(err)
+			}
+			said, _ := exec.CommandContext(t.Context(), words[0], slices.Concat(tool, words[1:])...).CombinedOutput() // exit codes differ between versions
+			out := strings.Join(strings.Fields(string(said)), " ")
+			for _, want := range codes(cells[1]) {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, said)
+				}
+			}
+			for _, not := range append(codes(cells[2]), "WARNING: Message", "Malformed", "malformed") {
+				if slices.Contains(strings.Fields(out), not) || strings.Contains(not, " ") && strings.Contains(out, not) {
+					t.Errorf("%q in\n%s", not, said)
+				}
+			}
+		})
+	}
+	if asked["dig"] < 20 || asked["kdig"] < 5 || asked["drill"] < 5 {
+		t.Errorf("the table has %v questions", asked)
+	}
+}
+
+// codes are the texts between backquotes.
+func codes(cell string) (texts []string) {
+	for i, part := range strings.Split(cell, "`") {
+		if i%2 == 1 {
+			texts = append(texts, part)
 		}
 	}
+	return texts
 }
 
 func ExampleQuery() {

@@ -11,6 +11,8 @@ iptables iptables-save
 nftables nft
 iputils-ping ping
 bind9-dnsutils dig
+knot-dnsutils kdig
+ldnsutils drill
 curl curl
 iperf3 iperf3
 procps ps
