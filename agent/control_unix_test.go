@@ -30,12 +30,13 @@ import (
 func known() *Agent {
 	a := &Agent{
 		cfg: Config{Domains: []string{"docker", "test"}}, log: slog.New(slog.DiscardHandler), version: "v1", journal: &journal{},
-		names: newDirectory(), wake: make(chan struct{}, 1), passed: make(chan struct{}), method: resolver.None, methodWhy: "told",
+		wake: make(chan struct{}, 1), passed: make(chan struct{}), method: resolver.None, methodWhy: "told",
 		problems: []string{"routes: no"},
 	}
+	a.names = newDirectory(a.claimsOf)
 	heard := func(name string, reach platform.Reach, nets []engine.Network, cs ...engine.Container) *watched {
 		w := &watched{cfg: EngineConfig{Endpoint: engine.Endpoint{Name: name, URL: "unix:///" + name}}, priority: len(a.engines), up: true, listed: true,
-			info: engine.Info{Version: "20.10.24"}, reach: reach, networks: nets, containers: &engine.Store{}, changed: map[string]bool{}}
+			info: engine.Info{Version: "20.10.24"}, reach: reach, networks: nets, containers: &engine.Store{}, changed: map[uint32]engine.Container{}}
 		for _, c := range cs {
 			w.containers.Put(c)
 		}
@@ -291,7 +292,7 @@ func TestClientHostile(t *testing.T) {
 // TestStatusJSON: a reader in any language gets lists, never null.
 func TestStatusJSON(t *testing.T) {
 	nothing, bare := known(), known()
-	nothing.engines, nothing.subnets, nothing.problems, nothing.names = nil, nil, nil, newDirectory()
+	nothing.engines, nothing.subnets, nothing.problems, nothing.names = nil, nil, nil, newDirectory(nil)
 	for _, w := range bare.engines {
 		for _, c := range w.containers.All() {
 			c.Ports = nil

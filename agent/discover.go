@@ -213,8 +213,8 @@ func (a *Agent) twinOf(w *watched, networks []engine.Network) string {
 // unwatch takes an engine out: its names go first, its routes after them.
 func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	a.mu.Lock()
-	for _, c := range w.containers.All() {
-		w.changed[c.ID] = true
+	for number, c := range w.containers.All() {
+		w.change(number, c)
 	}
 	w.containers = &engine.Store{}
 	passed := a.passed

@@ -22,9 +22,10 @@ func finder(t *testing.T, found ...platform.Endpoint) *Agent {
 		t.Fatal(err)
 	}
 	a := &Agent{
-		cfg: Config{Domains: []string{"docker"}}, journal: j, log: slog.New(slog.DiscardHandler), names: newDirectory(), twins: map[string]string{},
+		cfg: Config{Domains: []string{"docker"}}, journal: j, log: slog.New(slog.DiscardHandler), twins: map[string]string{},
 		wake: make(chan struct{}, 1), doubled: make(chan struct{}, 1), passed: make(chan struct{}),
 	}
+	a.names = newDirectory(a.claimsOf)
 	a.take(found, nil)
 	return a
 }

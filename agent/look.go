@@ -196,7 +196,8 @@ func (a *Agent) Whois(name string) Whois {
 		b := bearer(x.w.cfg.Name, x.c, subnets)
 		a.mu.Lock()
 		h := a.names.holder(matched)
-		b.Has = slices.ContainsFunc(h.has, func(h *held) bool { return h.owner == owner(x.w.cfg.Name, x.c.ID) })
+		number, _ := x.w.containers.Find(x.c.ID)
+		b.Has = slices.ContainsFunc(h.has, func(h *held) bool { return h.owner == ownerOf(x.w.slot, number) })
 		if !b.Has && (len(h.has) > 0 || h.why != "") {
 			b.Why = h.why
 		}

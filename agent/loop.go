@@ -93,7 +93,10 @@ type watched struct {
 	host       netip.Addr // of its API, when that is not a socket
 	networks   []engine.Network
 	containers *engine.Store
-	changed    map[string]bool // ids of containers whose names the next pass has to look at
+	slot       int                         // its owners begin with
+	placed     place                       // what the directory has of its containers was claimed from here
+	moving     map[uint32]bool             // while that changes: numbers of containers whose claims are from the new place
+	changed    map[uint32]engine.Container // by number: what the next pass has to look at, as it was at the last
 	reach      platform.Reach
 	pilot      pilotState
 	tunnel     *tunnel.Tunnel // while one is up
@@ -125,10 +128,11 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 
 func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 	a := &Agent{
-		cfg: cfg, log: log, version: version, journal: j, names: newDirectory(),
+		cfg: cfg, log: log, version: version, journal: j,
 		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), passed: make(chan struct{}),
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
+	a.names = newDirectory(a.claimsOf)
 	for i, e := range cfg.Engines {
 		w := newWatched(e, log)
 		w.priority = i
@@ -150,7 +154,7 @@ func (a *Agent) setEngines(list []*watched) {
 func newWatched(cfg EngineConfig, log *slog.Logger) *watched {
 	return &watched{
 		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard,
-		containers: &engine.Store{}, changed: map[string]bool{}, kick: make(chan struct{}, 1),
+		containers: &engine.Store{}, changed: map[uint32]engine.Container{}, kick: make(chan struct{}, 1),
 	}
 }
 
@@ -336,14 +340,31 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		w.networks, w.listed, d.routes = u.Networks, true, true
 	}
 	d.routes = d.routes || u.Full
-	w.containers.Take(u)
+	w.take(u)
+	a.markLocked(d)
+}
+
+// take keeps what an engine says, and what the containers were before.
+func (w *watched) take(u engine.Update) {
+	change := func(id string) {
+		if number, ok := w.containers.Find(id); ok {
+			w.change(number, w.containers.Get(number))
+		}
+	}
 	for _, c := range u.Containers {
-		w.changed[c.ID] = true
+		change(c.ID)
+		w.change(w.containers.Put(c), engine.Container{})
 	}
 	for _, id := range u.Gone {
-		w.changed[id] = true
+		change(id)
+		w.containers.Delete(id)
 	}
-	a.markLocked(d)
+}
+
+func (w *watched) change(number uint32, before engine.Container) {
+	if _, ok := w.changed[number]; !ok {
+		w.changed[number] = before
+	}
 }
 
 // lookUp finds the address of an endpoint that names its host.
@@ -595,30 +616,78 @@ func (a *Agent) engineOf(rs []routes.Route) []ownedRoute {
 func (a *Agent) passNames(all bool) {
 	names := map[string]bool{}
 	for _, w := range a.engines {
-		if all {
-			for _, c := range w.containers.All() {
-				w.changed[c.ID] = true
+		at := w.placed
+		if all || w.slot == 0 {
+			at = a.standing(w)
+			w.moving = map[uint32]bool{}
+		}
+		if w.slot == 0 {
+			for w.slot = 1; slices.ContainsFunc(a.engines, func(o *watched) bool { return o != w && o.slot == w.slot }); w.slot++ {
 			}
 		}
-		if len(w.changed) == 0 {
-			continue
-		}
-		at := a.place(w)
-		for id := range w.changed {
-			var cs []claim
-			if c, ok := w.containers.ByID(id); ok && !a.paused {
-				cs = claims(at, c)
+		look := func(number uint32, before engine.Container) {
+			old := claims(w.placed, before)
+			delete(w.changed, number)
+			if w.moving != nil {
+				w.moving[number] = true
 			}
-			for _, n := range a.names.put(owner(w.cfg.Name, id), cs) {
+			for _, n := range a.names.put(ownerOf(w.slot, number), old, claims(at, w.containers.Get(number))) {
 				names[n] = true
 			}
+			if len(names) > 1<<12 { // else all of them would lie about at once
+				a.publish(names)
+			}
 		}
-		clear(w.changed)
+		for number, before := range w.changed {
+			look(number, before)
+		}
+		if w.moving != nil {
+			for number, c := range w.containers.All() {
+				if !w.moving[number] {
+					look(number, c)
+				}
+			}
+			w.placed, w.moving = at, nil
+		}
 	}
+	a.publish(names)
+}
+
+// claimsOf are the claims of a container as the directory last had them.
+func (a *Agent) claimsOf(o owner) []claim {
+	for _, w := range a.engines {
+		if w.slot != o.slot() {
+			continue
+		}
+		c, changed := w.changed[o.number()]
+		if !changed {
+			c = w.containers.Get(o.number())
+		}
+		at := w.placed
+		if w.moving[o.number()] {
+			at = a.standing(w)
+		}
+		return claims(at, c)
+	}
+	return nil
+}
+
+// standing is where an engine's names are claimed from: nowhere in a pause.
+func (a *Agent) standing(w *watched) place {
+	if a.paused {
+		return place{}
+	}
+	return a.place(w)
+}
+
+// publish gives the zone what the names answer now, and empties the set.
+func (a *Agent) publish(names map[string]bool) {
 	if len(names) == 0 || a.zone == nil {
+		clear(names)
 		return
 	}
 	update := a.names.records(slices.Sorted(maps.Keys(names)), a.cfg.Domains)
+	clear(names)
 	a.zone.Update(update)
 	for name, r := range update {
 		if r != nil && a.zone.Denied(name) {
@@ -672,8 +741,6 @@ func (a *Agent) keepVerifying(ctx context.Context) {
 		a.mu.Unlock()
 	}
 }
-
-func owner(engine, id string) string { return engine + "/" + id }
 
 // place says which of an engine's addresses are reachable now.
 func (a *Agent) place(w *watched) place {

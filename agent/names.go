@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -95,14 +96,14 @@ type place struct {
 	several   bool                  // more than one engine is watched
 	priority  int                   // the engine's place in the order of engines
 	vm        netip.Addr            // the address of containers in the VM's own network, where this host reaches it
-	reachable func(netip.Addr) bool // tells which addresses this host can send packets to
+	reachable func(netip.Addr) bool // tells which addresses this host can send packets to; nil: nothing is to be claimed
 }
 
 // claims are all names that a container asks for, with what it would answer there. It is pure, and looks at no other
 // container: what one costs does not depend on how many there are. Names without a reachable address are not claimed.
 func claims(at place, c engine.Container) []claim {
 	other := otherTools(c)
-	if isTrue(c.Labels["fairlead.ignore"]) || other.hide {
+	if at.reachable == nil || isTrue(c.Labels["fairlead.ignore"]) || other.hide {
 		return nil
 	}
 	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other)}
@@ -425,23 +426,112 @@ func isTrue(s string) bool {
 	return err == nil && b
 }
 
-// directory holds all claims and decides who has a name. What a change of one container costs depends only on the
-// names that it claims, and hardly on how many others claim them.
+// directory decides who has a name. What a change of one container costs depends only on the names that it claims, and hardly on
+// how many others claim them. Claims are long, and follow from their container: those on a name that nobody else wants, as
+// nearly all are, are made anew when they are needed, and what is kept of such a name is 8 bytes.
 type directory struct {
-	names     map[string]*ranking // without empty ones
-	owners    map[string][]*held  // owner, then its claims, one a name
-	denied    map[string][]claim  // owner, then what it cannot have
-	published map[string][]string // name, then the services that records gave with it
+	claims    func(owner) []claim // those that were last put
+	alone     index               // names that one owner claims
+	shared    map[string]*ranking // names that several do
+	denied    map[owner][]claim   // what cannot be had
+	published map[string][]string // between put and records: the services that records gave with a name
+	names     int                 // in alone, without reverse ones
+	now, last remembered          // of the owner that is being put, and of who was asked for last
 }
+
+// remembered spares calls of claims.
+type remembered struct {
+	owner  owner
+	claims []claim
+}
+
+// owner is a container: the place of its engine, from 1 on, and its number there.
+type owner uint32
+
+const numberBits = 22
+
+func ownerOf(slot int, number uint32) owner { return owner(slot)<<numberBits | owner(number) }
+func (o owner) slot() int                   { return int(o >> numberBits) }
+func (o owner) number() uint32              { return uint32(o) & (1<<numberBits - 1) }
 
 // held is a claim with its owner.
 type held struct {
-	owner string
+	owner owner
 	claim
 }
 
+// index finds the owners of names by 32 bits of a name's hash: who is found has to be asked whether the name is meant.
+// Open addressing; a slot has hash and owner, 0 is free.
+type index struct {
+	slots []uint64 // a power of two, at most 13/16 of them used
+	used  int
+}
+
+var seed = maphash.MakeSeed() // names come from strangers
+
+func (x *index) at(slot uint64) int { return int(slot>>32) & (len(x.slots) - 1) }
+
+func indexed(name string, o owner) uint64 { return maphash.String(seed, name)<<32 | uint64(o) }
+
+// find goes through those who may own the name.
+func (x *index) find(name string, yield func(owner) bool) {
+	if len(x.slots) == 0 {
+		return
+	}
+	sought := indexed(name, 0)
+	for i := x.at(sought); x.slots[i] != 0; i = (i + 1) & (len(x.slots) - 1) {
+		if x.slots[i]>>32 == sought>>32 && !yield(owner(x.slots[i])) {
+			return
+		}
+	}
+}
+
+func (x *index) insert(name string, o owner) {
+	if x.used*16 >= len(x.slots)*13 {
+		old := x.slots
+		x.slots = make([]uint64, max(16, 2*len(old)))
+		for _, s := range old {
+			if s != 0 {
+				x.place(s)
+			}
+		}
+	}
+	x.place(indexed(name, o))
+	x.used++
+}
+
+func (x *index) place(s uint64) {
+	i := x.at(s)
+	for x.slots[i] != 0 {
+		i = (i + 1) & (len(x.slots) - 1)
+	}
+	x.slots[i] = s
+}
+
+func (x *index) remove(name string, o owner) bool {
+	if len(x.slots) == 0 {
+		return false
+	}
+	sought, mask := indexed(name, o), len(x.slots)-1
+	i := x.at(sought)
+	for x.slots[i] != sought {
+		if x.slots[i] == 0 {
+			return false
+		}
+		i = (i + 1) & mask
+	}
+	x.slots[i] = 0
+	x.used--
+	for i = (i + 1) & mask; x.slots[i] != 0; i = (i + 1) & mask { // who was pushed on by it comes back
+		s := x.slots[i]
+		x.slots[i] = 0
+		x.place(s)
+	}
+	return true
+}
+
 func compareHeld(a, b *held) int {
-	return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.group, b.group), cmp.Compare(a.fit, b.fit), strings.Compare(a.owner, b.owner))
+	return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.group, b.group), cmp.Compare(a.fit, b.fit), cmp.Compare(a.owner, b.owner))
 }
 
 // ranking is the claims on one name in the order of compareHeld, in runs: a name that a hundred thousand share is not moved
@@ -470,12 +560,14 @@ func (r *ranking) insert(h *held) {
 	}
 }
 
-func (r *ranking) remove(h *held) {
-	if run, at, found := r.seek(h); found {
+func (r *ranking) remove(h *held) bool {
+	run, at, found := r.seek(h)
+	if found {
 		if r.runs[run] = slices.Delete(r.runs[run], at, at+1); len(r.runs[run]) == 0 {
 			r.runs = slices.Delete(r.runs, run, run+1)
 		}
 	}
+	return found
 }
 
 // all goes through the claims, the most important first.
@@ -503,59 +595,137 @@ func (r *ranking) lastOf() *held {
 	return r.runs[run][at-1]
 }
 
-func newDirectory() *directory {
-	return &directory{names: map[string]*ranking{}, owners: map[string][]*held{}, denied: map[string][]claim{}, published: map[string][]string{}}
+func newDirectory(claims func(owner) []claim) *directory {
+	return &directory{claims: claims, shared: map[string]*ranking{}, denied: map[owner][]claim{}, published: map[string][]string{}}
 }
 
-// put replaces all claims of owner and returns the names that may have changed. Of several claims on one name the first of the
-// best rank counts.
-func (d *directory) put(owner string, cs []claim) []string {
-	changed := map[string]bool{}
-	for _, h := range d.owners[owner] {
-		changed[h.name] = true
-		if r := d.names[h.name]; r != nil {
-			if r.remove(h); len(r.runs) == 0 {
-				delete(d.names, h.name)
-			}
-		}
+// of are the claims that were last put for an owner.
+func (d *directory) of(o owner) []claim {
+	if d.now.owner == o {
+		return d.now.claims
 	}
-	delete(d.owners, owner)
-	delete(d.denied, owner)
-	best := map[string]int{}
-	var mine []*held
+	if d.last.owner != o {
+		d.last = remembered{o, d.claims(o)}
+	}
+	return d.last.claims
+}
+
+// bestOn is an owner's claim on a name: of several the first of the best rank counts.
+func bestOn(name string, cs []claim) (best claim, ok bool) {
 	for _, c := range cs {
-		if c.deny != "" {
-			d.denied[owner] = append(d.denied[owner], c)
-		} else if i, twice := best[c.name]; !twice {
-			best[c.name] = len(mine)
-			mine = append(mine, &held{owner, c})
-		} else if c.rank < mine[i].rank {
-			mine[i] = &held{owner, c}
+		if c.name == name && c.deny == "" && (!ok || c.rank < best.rank) {
+			best, ok = c, true
 		}
 	}
-	for _, h := range mine {
-		changed[h.name] = true
-		if d.names[h.name] == nil {
-			d.names[h.name] = &ranking{}
+	return best, ok
+}
+
+// sole is the claim on a name that one owner alone has.
+func (d *directory) sole(name string) (h *held) {
+	d.alone.find(name, func(o owner) bool {
+		if c, ok := bestOn(name, d.of(o)); ok {
+			h = &held{o, c}
 		}
-		d.names[h.name].insert(h)
-	}
-	if len(mine) > 0 {
-		d.owners[owner] = mine
-	}
-	for _, n := range slices.Collect(maps.Keys(changed)) {
-		for h := range d.names[n].all {
-			if h.rank.kind() > byName {
-				break
+		return h == nil
+	})
+	return h
+}
+
+// put replaces all claims of owner, which were old, and returns the names that may have changed.
+func (d *directory) put(o owner, old, now []claim) []string {
+	changed := map[string]bool{}
+	moved := map[owner]bool{} // whose services and addresses may have to point at another name
+	d.now, d.last = remembered{o, old}, remembered{}
+	for _, cs := range [][]claim{old, now} {
+		for _, c := range cs {
+			if c.deny != "" || changed[c.name] {
+				continue
 			}
-			if h.owner != owner { // its services and addresses may have to point at another name of it
-				for _, other := range d.owners[h.owner] {
-					changed[other.name] = true
+			changed[c.name] = true
+			for _, h := range d.holder(c.name).has {
+				for _, s := range h.more.list() {
+					d.published[c.name] = append(d.published[c.name], s.name)
 				}
 			}
 		}
 	}
+	for _, c := range old {
+		if best, _ := bestOn(c.name, old); c.deny == "" && !d.remove(c.name, &held{o, best}) {
+			continue // it is there twice
+		}
+		if h := d.sole(c.name); h != nil && h.owner != o {
+			moved[h.owner] = true
+		}
+	}
+	d.now.claims = nil
+	delete(d.denied, o)
+	for i, c := range now {
+		best, _ := bestOn(c.name, now)
+		if _, twice := bestOn(c.name, now[:i]); c.deny != "" {
+			d.denied[o] = append(d.denied[o], c)
+		} else if !twice {
+			d.insert(c.name, &held{o, best})
+		}
+	}
+	d.now.claims = now
+	for n := range changed {
+		for h := range d.shared[n].all {
+			if h.rank.kind() > byName {
+				break
+			}
+			moved[h.owner] = true
+		}
+	}
+	delete(moved, o)
+	for other := range moved {
+		for _, c := range d.of(other) {
+			changed[c.name] = changed[c.name] || c.deny == ""
+		}
+	}
 	return slices.Sorted(maps.Keys(changed))
+}
+
+func (d *directory) insert(name string, h *held) {
+	r := d.shared[name]
+	if r == nil {
+		other := d.sole(name)
+		if other == nil {
+			d.alone.insert(name, h.owner)
+			d.count(name, 1)
+			return
+		}
+		d.alone.remove(name, other.owner)
+		d.count(name, -1)
+		r = &ranking{}
+		r.insert(other)
+		d.shared[name] = r
+	}
+	r.insert(h)
+}
+
+// remove takes a claim away, if it is there.
+func (d *directory) remove(name string, h *held) bool {
+	r := d.shared[name]
+	if r == nil {
+		had := d.alone.remove(name, h.owner)
+		if had {
+			d.count(name, -1)
+		}
+		return had
+	}
+	had := r.remove(h)
+	if len(r.runs) == 1 && len(r.runs[0]) == 1 {
+		delete(d.shared, name)
+		d.alone.insert(name, r.runs[0][0].owner)
+		d.count(name, 1)
+	}
+	return had
+}
+
+func (d *directory) count(name string, by int) {
+	if !strings.HasSuffix(name, ".") {
+		d.names += by
+	}
 }
 
 // holder is who has a name.
@@ -567,8 +737,11 @@ type holder struct {
 
 // holder decides about one name.
 func (d *directory) holder(name string) holder {
-	r := d.names[name]
+	r := d.shared[name]
 	if r == nil {
+		if h := d.sole(name); h != nil {
+			return holder{has: []*held{h}}
+		}
 		return holder{}
 	}
 	best := r.runs[0][0]
@@ -605,8 +778,8 @@ func (h holder) others() (rest, lost []*held) {
 }
 
 // owners are whose the claims are.
-func owners(list []*held) []string {
-	var out []string
+func owners(list []*held) []owner {
+	var out []owner
 	for _, h := range list {
 		out = append(out, h.owner)
 	}
@@ -625,15 +798,21 @@ func (h holder) addrs() []netip.Addr {
 }
 
 // bestName is the name that stands for a container alone, its own before its id: "" when it has none.
-func (d *directory) bestName(owner string, kinds ...rank) string {
+func (d *directory) bestName(o owner, kinds ...rank) string {
 	for _, kind := range kinds {
-		for _, c := range d.owners[owner] {
-			if c.rank.kind() == kind && slices.ContainsFunc(d.holder(c.name).has, func(h *held) bool { return h.owner == owner }) {
+		cs := d.of(o)
+		for _, c := range cs {
+			if best, _ := bestOn(c.name, cs); c.deny == "" && best.rank.kind() == kind && d.has(o, c.name) {
 				return c.name
 			}
 		}
 	}
 	return ""
+}
+
+// has tells whether an owner is among those that a name answers.
+func (d *directory) has(o owner, name string) bool {
+	return slices.ContainsFunc(d.holder(name).has, func(h *held) bool { return h.owner == o })
 }
 
 // records are what the names answer now, whole, as Zone.Update takes them: nil for nothing. Every name is given in each
@@ -668,11 +847,8 @@ func (d *directory) records(names, domains []string) map[string]*dnsserver.Recor
 				}
 			}
 		}
-		maps.DeleteFunc(services, func(_ string, there bool) bool { return !there })
-		if d.published[n] = slices.Collect(maps.Keys(services)); len(services) == 0 {
-			delete(d.published, n)
-		}
 	}
+	clear(d.published)
 	return out
 }
 

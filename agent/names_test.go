@@ -245,8 +245,61 @@ func container(e string, n byte, name string, labels map[string]string, aliases 
 	return at, engine.Container{ID: fmt.Sprintf("%02x%062x", n, 0), Name: name, Labels: labels, Endpoints: []engine.Attachment{at2}}
 }
 
+// register is a directory whose owners have names in tests, and that is told all claims.
+type register struct {
+	*directory
+	words  []string // of owners, from 1 on
+	owners map[string]owner
+	have   map[owner][]claim
+}
+
+func newRegister() *register {
+	r := &register{words: []string{""}, owners: map[string]owner{}, have: map[owner][]claim{}}
+	r.directory = newDirectory(func(o owner) []claim { return r.have[o] })
+	return r
+}
+
+func (r *register) owner(word string) owner {
+	if r.owners[word] == 0 {
+		r.owners[word] = owner(len(r.words))
+		r.words = append(r.words, word)
+	}
+	return r.owners[word]
+}
+
+func (r *register) put(word string, cs []claim) []string {
+	o := r.owner(word)
+	old := r.have[o]
+	if r.have[o] = cs; cs == nil {
+		delete(r.have, o)
+	}
+	return r.directory.put(o, old, cs)
+}
+
+// all are the names that somebody has claimed.
+func (r *register) all() []string {
+	names := map[string]bool{}
+	for _, cs := range r.have {
+		for _, c := range cs {
+			names[c.name] = names[c.name] || c.deny == ""
+		}
+	}
+	maps.DeleteFunc(names, func(_ string, is bool) bool { return !is })
+	return slices.Sorted(maps.Keys(names))
+}
+
+// of are the words for the owners of claims, sorted.
+func (r *register) of(list []*held) []string {
+	var out []string
+	for _, o := range owners(list) {
+		out = append(out, r.words[o])
+	}
+	slices.Sort(out)
+	return out
+}
+
 func TestHolder(t *testing.T) {
-	d := newDirectory()
+	d := newRegister()
 	for _, add := range []func() (place, engine.Container){
 		func() (place, engine.Container) { return container("a", 1, "web", nil, "cache", "db", "shared") },
 		func() (place, engine.Container) { return container("a", 2, "db", nil, "shared") },
@@ -263,7 +316,7 @@ func TestHolder(t *testing.T) {
 		func() (place, engine.Container) { return container("a", 25, "010000000000", nil) },
 	} {
 		at, c := add()
-		d.put(owner(at.engine, c.ID[:2]), claims(at, c))
+		d.put(at.engine+"/"+c.ID[:2], claims(at, c))
 	}
 	for _, tt := range []struct{ why, name, want string }{
 		{"the first engine's container goes first", "web", "a/01 172.17.0.1, not b/03: an exact or more important name goes first"},
@@ -285,14 +338,14 @@ func TestHolder(t *testing.T) {
 		{"an id goes before a name", "010000000000", "a/01 172.17.0.1, not a/19: an exact or more important name goes first"},
 		{"unknown", "nobody", "nobody"},
 	} {
-		if got := describe(d.holder(tt.name)); got != tt.want {
+		if got := d.describe(d.holder(tt.name)); got != tt.want {
 			t.Errorf("%s: %s\n got %s\nwant %s", tt.why, tt.name, got, tt.want)
 		}
 	}
 }
 
-func describe(h holder) string {
-	s := strings.Join(owners(h.has), " ")
+func (r *register) describe(h holder) string {
+	s := strings.Join(r.of(h.has), " ")
 	for _, a := range h.addrs() {
 		s += " " + a.String()
 	}
@@ -301,10 +354,10 @@ func describe(h holder) string {
 	}
 	rest, lost := h.others()
 	if rest != nil {
-		s += ", resting " + strings.Join(owners(rest), " ")
+		s += ", resting " + strings.Join(r.of(rest), " ")
 	}
 	if lost != nil {
-		s += ", not " + strings.Join(owners(lost), " ") + ": " + h.why
+		s += ", not " + strings.Join(r.of(lost), " ") + ": " + h.why
 	}
 	return s
 }
@@ -314,7 +367,7 @@ func describe(h holder) string {
 func TestDirectoryIncremental(t *testing.T) {
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		d, have, before := newDirectory(), map[string][]claim{}, map[string]string{}
+		d, have, before := newRegister(), map[string][]claim{}, map[string]string{}
 		for step := range 40 {
 			o := fmt.Sprint("o", r.IntN(5))
 			var cs []claim
@@ -327,7 +380,7 @@ func TestDirectoryIncremental(t *testing.T) {
 			changed := d.put(o, cs)
 			have[o] = cs
 
-			afresh := newDirectory()
+			afresh := newRegister()
 			owners := slices.Collect(maps.Keys(have))
 			r.Shuffle(len(owners), func(i, j int) { owners[i], owners[j] = owners[j], owners[i] })
 			for _, o := range owners {
@@ -335,8 +388,8 @@ func TestDirectoryIncremental(t *testing.T) {
 			}
 			for i := range 6 {
 				n := fmt.Sprint("n", i)
-				got := describe(d.holder(n))
-				if want := describe(afresh.holder(n)); got != want {
+				got := d.describe(d.holder(n))
+				if want := afresh.describe(afresh.holder(n)); got != want {
 					t.Fatalf("seed %d step %d: %s is held by %s, afresh by %s", seed, step, n, got, want)
 				}
 				if got != before[n] && before[n] != "" && !slices.Contains(changed, n) {
@@ -348,8 +401,8 @@ func TestDirectoryIncremental(t *testing.T) {
 		for o := range have {
 			d.put(o, nil)
 		}
-		if len(d.names)+len(d.owners) > 0 {
-			t.Fatalf("seed %d: all are removed, and left are %v, %v", seed, d.names, d.owners)
+		if d.alone.used+len(d.shared)+d.names > 0 {
+			t.Fatalf("seed %d: all are removed, and left are %v, %v", seed, d.alone, d.shared)
 		}
 	}
 }
@@ -416,7 +469,7 @@ func TestRecords(t *testing.T) {
 			client.service.app.docker 172.17.0.3 TXT engine=dev id=dbbeef00cafe name=b and below`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d, at, all := newDirectory(), everywhere, map[string]*dnsserver.Record{}
+			d, at, all := newRegister(), everywhere, map[string]*dnsserver.Record{}
 			at.domains = tt.domains
 			for _, c := range tt.cs {
 				maps.Copy(all, d.records(d.put(c.ID, claims(at, c)), tt.domains))
@@ -467,12 +520,12 @@ func TestZoneIncremental(t *testing.T) {
 		word := func() string { return words[r.IntN(len(words))] }
 		containers := map[string]engine.Container{}
 		places := map[string]place{}
-		d, zone := newDirectory(), map[string]*dnsserver.Record{}
+		d, zone := newRegister(), map[string]*dnsserver.Record{}
 		for range 40 {
 			e := string(rune('a' + r.IntN(2)))
 			at := place{engine: e, domains: domains, several: true, priority: int(e[0] - 'a'), reachable: everywhere.reachable}
 			n := byte(r.IntN(6))
-			o := owner(e, fmt.Sprint(n))
+			o := e + "/" + fmt.Sprint(n)
 			c := engine.Container{ID: fmt.Sprintf("%012x%052x", n, 0), Name: word(), Image: "img/" + word() + ":1", Hostname: word() + ".docker", State: []string{"running", "paused"}[r.IntN(2)],
 				Health: []string{"", "unhealthy", "starting"}[r.IntN(3)], Env: []string{"HOSTNAMES=" + word() + ".docker,." + word() + ".dev.docker," + word() + ".example.com"},
 				Labels: compose(word(), word(), "1", "fairlead.names", "*."+word()+","+word(), "com.dnsdock.alias", word()+".docker", "com.dnsdock.region", word(), "dev.orbstack.http-port", "80"),
@@ -493,11 +546,11 @@ func TestZoneIncremental(t *testing.T) {
 				}
 			}
 
-			fresh, want := newDirectory(), map[string]*dnsserver.Record{}
+			fresh, want := newRegister(), map[string]*dnsserver.Record{}
 			for o, c := range containers {
 				fresh.put(o, claims(places[o], c))
 			}
-			for n, rec := range fresh.records(slices.Collect(maps.Keys(fresh.names)), domains) {
+			for n, rec := range fresh.records(fresh.all(), domains) {
 				if rec != nil {
 					want[n] = rec
 				}
@@ -512,7 +565,7 @@ func TestZoneIncremental(t *testing.T) {
 			}
 			for o, c := range containers {
 				if h := d.holder(c.Name); len(h.has) > 0 && h.has[0].rank.kind() != byName {
-					t.Errorf("seed %d: %s is called %s, which %v has by rank %d", seed, o, c.Name, owners(h.has), h.has[0].rank)
+					t.Errorf("seed %d: %s is called %s, which %v has by rank %d", seed, o, c.Name, d.of(h.has), h.has[0].rank)
 				}
 			}
 		}
@@ -537,7 +590,7 @@ func zoneText(zone map[string]*dnsserver.Record) (lines []string) {
 // TestShared: a name that thousands share has an order that does not depend on who came first, and answers the first few.
 func TestShared(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	d, have := newDirectory(), map[string]claim{}
+	d, have := newRegister(), map[string]claim{}
 	for i := range 3000 {
 		o := fmt.Sprint(r.IntN(1000))
 		delete(have, o)
@@ -552,10 +605,10 @@ func TestShared(t *testing.T) {
 		}
 		var want []*held
 		for o, c := range have {
-			want = append(want, &held{o, c})
+			want = append(want, &held{d.owner(o), c})
 		}
 		slices.SortFunc(want, compareHeld)
-		if got := slices.Collect(d.names["nginx"].all); !slices.EqualFunc(got, want, func(a, b *held) bool { return a.owner == b.owner }) {
+		if got := slices.Collect(d.shared["nginx"].all); !slices.EqualFunc(got, want, func(a, b *held) bool { return a.owner == b.owner }) {
 			t.Fatalf("after %d changes the order is another", i)
 		}
 		h := d.holder("nginx")
@@ -564,7 +617,7 @@ func TestShared(t *testing.T) {
 			t.Fatalf("after %d changes %v answer, not %v", i, owners(h.has), owners(w))
 		}
 	}
-	if len(d.names["nginx"].runs) < 2 {
+	if len(d.shared["nginx"].runs) < 2 {
 		t.Error("the name was never shared by many")
 	}
 }
@@ -621,7 +674,7 @@ func FuzzClaims(f *testing.F) {
 				{NetworkID: network, Network: network, Aliases: []string{alias, id}, Addrs: addrs("172.17.0.2", "172.18.0.2", "fd01::2")},
 				{Network: alias, Aliases: []string{name}},
 			}}
-		d := newDirectory()
+		d := newRegister()
 		cs := claims(at, c)
 		d.put("o", cs)
 		for _, c := range cs {
@@ -637,7 +690,7 @@ func FuzzClaims(f *testing.F) {
 				t.Errorf("%q is claimed by one alone, and nobody has it", c.name)
 			}
 		}
-		for n, r := range d.records(slices.Collect(maps.Keys(d.names)), at.domains) {
+		for n, r := range d.records(d.all(), at.domains) {
 			if r != nil && !strings.HasSuffix(n, ".docker") && !strings.HasSuffix(n, ".a.test") && !strings.HasSuffix(n, ".arpa") {
 				t.Errorf("%q lies outside the domains", n)
 			}
@@ -649,8 +702,8 @@ func FuzzClaims(f *testing.F) {
 }
 
 // crowd is a directory of n containers, each with what one of a compose project has.
-func crowd(n int) *directory {
-	d := newDirectory()
+func crowd(n int) *register {
+	d := newRegister()
 	for i := range n {
 		d.put(fmt.Sprint("dev/", i), claims(everywhere, member(i)))
 	}

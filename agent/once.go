@@ -125,12 +125,7 @@ func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
 		}
 	}
 
-	for _, w := range a.engines {
-		for _, c := range w.containers.All() {
-			w.changed[c.ID] = true
-		}
-	}
-	a.passNames(false)
+	a.passNames(true)
 
 	rows := a.journal.routes()
 	u.left("routes", a.passRoutes())

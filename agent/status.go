@@ -155,7 +155,8 @@ func (a *Agent) status() Status {
 		s.Engines = append(s.Engines, e)
 	}
 	s.Unreached = a.unreached()
-	for n := range a.names.names {
+	s.DNS.Names = a.names.names * len(a.cfg.Domains)
+	for n := range a.names.shared {
 		h := a.names.holder(n)
 		if strings.HasSuffix(n, ".") { // a reverse name: nobody asked for it
 			continue
@@ -282,11 +283,7 @@ func (a *Agent) Names() []Name {
 		rank rank
 	}
 	var rows []row
-	for n := range a.names.names {
-		h := a.names.holder(n)
-		if len(h.has) == 0 || strings.HasSuffix(n, ".") {
-			continue
-		}
+	add := func(n string, h holder) {
 		out := Name{Addrs: h.addrs()}
 		r := h.has[0].rank
 		if r.kind() == byID {
@@ -309,6 +306,20 @@ func (a *Agent) Names() []Name {
 			rows = append(rows, row{out, r})
 		}
 	}
+	for _, w := range a.engines {
+		for number := range w.containers.All() {
+			o := ownerOf(w.slot, number)
+			cs := a.names.of(o)
+			for i, c := range cs {
+				if _, twice := bestOn(c.name, cs[:i]); c.deny != "" || twice || strings.HasSuffix(c.name, ".") {
+					continue
+				}
+				if h := a.names.holder(c.name); len(h.has) > 0 && h.has[0].owner == o { // the first shows it for all
+					add(c.name, h)
+				}
+			}
+		}
+	}
 	slices.SortFunc(rows, func(a, b row) int {
 		return cmp.Or(strings.Compare(a.Engine, b.Engine), slices.Compare(a.Containers, b.Containers), cmp.Compare(a.rank, b.rank),
 			cmp.Compare(len(a.Name.Name), len(b.Name.Name)), strings.Compare(a.Name.Name, b.Name.Name))
@@ -329,18 +340,16 @@ func unique(s []string) []string {
 func list[T any](s []T) []T { return append([]T{}, s...) }
 
 // container finds the container behind an owner of names.
-func (a *Agent) container(o string) (engine.Container, *watched) {
-	name, id, _ := strings.Cut(o, "/")
+func (a *Agent) container(o owner) (engine.Container, *watched) {
 	for _, w := range a.engines {
-		if w.cfg.Name == name {
-			c, _ := w.containers.ByID(id)
-			return c, w
+		if w.slot == o.slot() {
+			return w.containers.Get(o.number()), w
 		}
 	}
 	return engine.Container{}, &watched{}
 }
 
-func (a *Agent) containerName(o string) string {
+func (a *Agent) containerName(o owner) string {
 	c, w := a.container(o)
 	if len(a.engines) > 1 {
 		return shown(c.Name) + " (" + w.cfg.Name + ")"

@@ -29,7 +29,7 @@ func TestAskingPace(t *testing.T) {
 
 // TestNothingNew: a flood waits for nothing once the engines were asked, but for a pass that is due.
 func TestNothingNew(t *testing.T) {
-	a := &Agent{names: newDirectory(), wake: make(chan struct{}, 1), passed: make(chan struct{})}
+	a := &Agent{names: newDirectory(nil), wake: make(chan struct{}, 1), passed: make(chan struct{})}
 	a.setEngines(nil)
 	if a.nothingNew() {
 		t.Error("nothing new before anybody was asked")

@@ -134,6 +134,8 @@ const (
 	isOnHost
 )
 
+const shortID = "\x00" // in place of an alias that is the short id; no alias that means anything looks so
+
 var (
 	states  = []string{"", "running", "paused", "restarting", "created", "exited", "dead", "removing"}
 	healths = []string{"", "starting", "healthy", "unhealthy"}
@@ -152,7 +154,14 @@ func pack(c Container) packed {
 	b = append(b, flags)
 	b = appendText(b, c.Name)
 	b = appendText(b, c.Image)
-	b = appendText(b, c.Hostname)
+	switch { // mostly it is one of these
+	case c.Hostname == c.Name:
+		b = append(b, 0)
+	case c.Hostname == c.ID[:min(12, len(c.ID))]:
+		b = append(b, 1)
+	default:
+		b = appendText(append(b, 2), c.Hostname)
+	}
 	b = appendText(b, c.Domainname)
 	b = appendWord(b, states, c.State)
 	b = appendWord(b, healths, c.Health)
@@ -179,6 +188,9 @@ func pack(c Container) packed {
 		}
 		b = binary.AppendUvarint(b, uint64(len(e.Aliases)))
 		for _, a := range e.Aliases {
+			if len(c.ID) >= 12 && a == c.ID[:12] {
+				a = shortID // older engines put it among all aliases
+			}
 			b = appendText(b, a)
 		}
 	}
@@ -199,7 +211,16 @@ func (p packed) unpack() (c Container) {
 	flags := r[0]
 	r = r[1:]
 	c.whole, c.HostNetwork = flags&isWhole != 0, flags&isOnHost != 0
-	c.Name, c.Image, c.Hostname, c.Domainname = r.text(), r.text(), r.text(), r.text()
+	c.Name, c.Image = r.text(), r.text()
+	switch r.number() {
+	case 0:
+		c.Hostname = c.Name
+	case 1:
+		c.Hostname = c.ID[:min(12, len(c.ID))]
+	default:
+		c.Hostname = r.text()
+	}
+	c.Domainname = r.text()
 	c.State, c.Health = r.word(states), r.word(healths)
 	c.sharesWith = r.id()
 	if n := r.number(); n > 0 {
@@ -229,7 +250,11 @@ func (p packed) unpack() (c Container) {
 			}
 		}
 		for range r.number() {
-			e.Aliases = append(e.Aliases, r.text())
+			a := r.text()
+			if a == shortID && len(c.ID) >= 12 {
+				a = c.ID[:12]
+			}
+			e.Aliases = append(e.Aliases, a)
 		}
 	}
 	return c
