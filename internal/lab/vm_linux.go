@@ -36,13 +36,14 @@ type VMOptions struct {
 	Args    []string // further arguments of dockerd
 	TCP     bool     // dockerd listens on port 2375 too
 	Legacy  bool     // iptables is iptables-legacy in the VM, for dockerd too
+	Disk    bool     // the engine's data outlive a PowerOff; slower
 }
 
 // VM is a machine with a dockerd. Its faults are for one goroutine at a time.
 type VM struct {
 	machine
 	opts    VMOptions
-	host    *machine
+	world   *World
 	cgroup  string
 	dockerd *exec.Cmd
 	exited  chan struct{} // closed when dockerd was reaped
@@ -50,7 +51,7 @@ type VM struct {
 
 // VM makes a VM and returns when its engine answers.
 func (w *World) VM(ctx context.Context, opts VMOptions) (_ *VM, err error) {
-	vm := &VM{host: &w.machine}
+	vm := &VM{world: w}
 	vm.halt = func() {}
 	w.mu.Lock()
 	n := len(w.vms)
@@ -106,27 +107,46 @@ func (w *World) VM(ctx context.Context, opts VMOptions) (_ *VM, err error) {
 // plug joins the VM to the host.
 func (vm *VM) plug(ctx context.Context) error {
 	o := vm.opts
-	subnet := func(addr netip.Addr, host netip.Prefix) string { return netip.PrefixFrom(addr, host.Bits()).String() }
 	steps := []string{
-		fmt.Sprintf("-n %s link add %s type veth peer name eth1 netns %s", vm.host.netns, o.HostDev, vm.netns),
-		fmt.Sprintf("-n %s addr add %s dev %s", vm.host.netns, o.HostAddr, o.HostDev),
-		fmt.Sprintf("-n %s addr add %s dev eth1", vm.netns, subnet(o.Addr, o.HostAddr)),
+		fmt.Sprintf("-n %s link add %s type veth peer name eth1 netns %s", vm.world.netns, o.HostDev, vm.netns),
+		fmt.Sprintf("-n %s addr add %s dev %s", vm.world.netns, o.HostAddr, o.HostDev),
 	}
 	if o.Addr6.IsValid() {
-		steps = append(steps,
-			fmt.Sprintf("-n %s addr add %s dev %s nodad", vm.host.netns, o.HostAddr6, o.HostDev),
-			fmt.Sprintf("-n %s addr add %s dev eth1 nodad", vm.netns, subnet(o.Addr6, o.HostAddr6)))
+		steps = append(steps, fmt.Sprintf("-n %s addr add %s dev %s nodad", vm.world.netns, o.HostAddr6, o.HostDev))
 	}
 	// No link-local addresses: they appear some time later, in the middle of somebody's before and after.
-	steps = append(steps,
-		fmt.Sprintf("-n %s link set %s addrgenmode none up", vm.host.netns, o.HostDev),
-		fmt.Sprintf("-n %s link set eth1 addrgenmode none up", vm.netns))
+	return ip(ctx, append(append(steps, fmt.Sprintf("-n %s link set %s addrgenmode none up", vm.world.netns, o.HostDev)), vm.address()...)...)
+}
+
+// address are the steps that give eth1 its addresses.
+func (vm *VM) address() []string {
+	o := vm.opts
+	steps := []string{fmt.Sprintf("-n %s addr add %v/%d dev eth1", vm.netns, o.Addr, o.HostAddr.Bits())}
+	if o.Addr6.IsValid() {
+		steps = append(steps, fmt.Sprintf("-n %s addr add %v/%d dev eth1 nodad", vm.netns, o.Addr6, o.HostAddr6.Bits()))
+	}
+	return append(steps, fmt.Sprintf("-n %s link set eth1 addrgenmode none up", vm.netns))
+}
+
+// ip runs that many ip commands.
+func ip(ctx context.Context, steps ...string) error {
 	for _, step := range steps {
 		if _, err := run(exec.CommandContext(ctx, "ip", strings.Fields(step)...)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Join joins another world's host to this VM too: the host's end is dev, the VM's eth2, their addresses are host and the one
+// after it.
+func (vm *VM) Join(ctx context.Context, w *World, dev string, host netip.Prefix) error {
+	return ip(ctx,
+		fmt.Sprintf("-n %s link add %s type veth peer name eth2 netns %s", w.netns, dev, vm.netns),
+		fmt.Sprintf("-n %s addr add %v dev %s", w.netns, host, dev),
+		fmt.Sprintf("-n %s addr add %v/%d dev eth2", vm.netns, host.Addr().Next(), host.Bits()),
+		fmt.Sprintf("-n %s link set %s addrgenmode none up", w.netns, dev),
+		fmt.Sprintf("-n %s link set eth2 addrgenmode none up", vm.netns))
 }
 
 // legacy puts iptables-legacy first in the VM's search path. Whatever /usr a dockerd brings along has it at the same place.
@@ -147,7 +167,7 @@ func (vm *VM) legacy() error {
 // carrier waits until both ends of the link are as wanted: the kernel tells them, and wakes their queues, later.
 func (vm *VM) carrier(ctx context.Context, up bool) error {
 	return vm.poll(ctx, "the link does not change", func() (bool, error) {
-		for _, end := range []string{vm.Root() + "/sys/class/net/eth1", vm.host.Root() + "/sys/class/net/" + vm.opts.HostDev} {
+		for _, end := range []string{vm.Root() + "/sys/class/net/eth1", vm.world.Root() + "/sys/class/net/" + vm.opts.HostDev} {
 			state, err := os.ReadFile(end + "/operstate")
 			if err != nil || (string(state) == "up\n") != up {
 				return false, err
@@ -204,6 +224,10 @@ func (vm *VM) StartDockerd(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	data := vm.own
+	if vm.opts.Disk {
+		data = vm.dir
+	}
 	path := vm.bin
 	if filepath.IsAbs(vm.opts.Dockerd) {
 		path = append(slices.Clone(path), filepath.Dir(vm.opts.Dockerd))
@@ -211,7 +235,7 @@ func (vm *VM) StartDockerd(ctx context.Context) error {
 	cmd := exec.Command(vm.opts.Dockerd,
 		"--config-file="+config,
 		"--host=unix://"+vm.Socket(),
-		"--data-root="+filepath.Join(vm.own, "data"),
+		"--data-root="+filepath.Join(data, "data"),
 		"--exec-root="+filepath.Join(vm.own, "exec"),
 		"--pidfile="+filepath.Join(vm.own, "docker.pid"),
 		"--cgroup-parent=/"+vm.cgroup,
@@ -308,7 +332,7 @@ func (vm *VM) running() bool {
 }
 
 // PowerOff ends every process of the VM at once, as if the power failed; the host's end of the link stays, without
-// carrier. The VM cannot be used again.
+// carrier. But for PowerOn the VM cannot be used any more.
 func (vm *VM) PowerOff(ctx context.Context) error {
 	if !vm.opts.Sealed {
 		if err := vm.LinkDown(ctx); err != nil {
@@ -317,6 +341,22 @@ func (vm *VM) PowerOff(ctx context.Context) error {
 	}
 	vm.end()
 	return nil
+}
+
+// PowerOn starts the VM again: another kernel state, the same addresses, and with VMOptions.Disk the same containers.
+func (vm *VM) PowerOn(ctx context.Context) error {
+	old := vm.netns
+	if err := vm.world.boot(ctx, &vm.machine, vm.opts.Name, nowhere); err != nil {
+		return fmt.Errorf("power on: %w", err)
+	}
+	var steps []string
+	if !vm.opts.Sealed {
+		steps = append([]string{fmt.Sprintf("-n %s link set eth1 netns %s", old, vm.netns)}, vm.address()...)
+	}
+	if err := ip(ctx, append(steps, "netns del "+old)...); err != nil {
+		return fmt.Errorf("power on: %w", err)
+	}
+	return vm.StartDockerd(ctx)
 }
 
 func (vm *VM) end() {

@@ -163,6 +163,7 @@ type machine struct {
 	own   string   // an empty directory outside, a tmpfs inside
 	bin   []string // folders that its commands are searched in before all others
 	isVM  bool
+	boots int
 
 	init  *exec.Cmd
 	alive io.Closer // init's input; the machine ends when this closes
@@ -172,6 +173,9 @@ type machine struct {
 // boot starts the first process of a machine.
 func (w *World) boot(ctx context.Context, m *machine, name, resolvConf string) error {
 	m.netns = w.id + "-" + name
+	if m.boots++; m.boots > 1 {
+		m.netns += fmt.Sprintf("-%d", m.boots)
+	}
 	m.dir = filepath.Join(w.dir, name)
 	m.own = filepath.Join(m.dir, "own")
 	m.isVM = m != &w.machine

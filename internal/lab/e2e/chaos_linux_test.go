@@ -19,8 +19,12 @@ import (
 
 // TestChaos is a short BenchmarkChaos.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	for _, sealed := range []bool{false, true} {
-		t.Run(reachName(sealed), func(t *testing.T) { chaos(t, sealed, 5) })
+		t.Run(reachName(sealed), func(t *testing.T) {
+			t.Parallel()
+			chaos(t, sealed, 5)
+		})
 	}
 }
 

@@ -29,8 +29,12 @@ import (
 func TestMatrix(t *testing.T) {
 	engines := strings.Fields(os.Getenv("LAB_ENGINES"))
 	if len(engines) == 0 {
+		t.Parallel()
 		for _, sealed := range []bool{false, true} {
-			t.Run(reachName(sealed), func(t *testing.T) { new(sheet).fill(t, lab.VMOptions{Sealed: sealed}) })
+			t.Run(reachName(sealed), func(t *testing.T) {
+				t.Parallel()
+				new(sheet).fill(t, lab.VMOptions{Sealed: sealed})
+			})
 		}
 		return
 	}
