@@ -74,9 +74,7 @@ bench: build ## run the benchmarks; docs/benchmarks.md has the figures
 	go test -run '^$$' -bench Chaos -benchtime 100x -timeout 60m ./internal/lab/e2e
 	@internal/lab/prepare.sh iperf3
 	go test -run '^$$' -bench Reach -benchtime 5x ./internal/lab/e2e
-	@if [ -f $(DNSBENCH) ]; then mkdir -p bin/dnsbench && cp -r $(dir $(DNSBENCH)). bin/dnsbench/ && chmod -R u+w bin/dnsbench && \
-		for n in 1000 100000; do bash bin/dnsbench/bench.sh -n $$n --rounds 5 --lat-rounds 3 'fairlead=$(CURDIR)/bin/fairlead run --engine unix://{sock} --gateway native \
-			--resolver none --dns-listen 127.0.0.1:{port} --state-dir {dir}/fairlead --control {dir}/fairlead.sock --log-level error'; done; \
+	@if [ -f $(DNSBENCH) ]; then internal/lab/prepare.sh nsd knot unbound dnsmasq-base && internal/lab/dnsbench.sh $(dir $(DNSBENCH)) $(CURDIR)/bin/fairlead; \
 	else echo "no judge of DNS servers at $(DNSBENCH): go test's own benchmarks have to do"; fi
 
 .PHONY: fuzz

@@ -14,7 +14,9 @@ const ednsSize = 1232
 func (z *Zone) slow(msg, buf []byte, udp bool) []byte {
 	var req dns.Msg
 	questions := binary.BigEndian.Uint16(msg[4:]) // Unpack takes as many as there are, whatever the header says
-	if err := req.Unpack(msg); err != nil || questions != 1 {
+	var q query
+	q.parse(msg, udp) // Unpack also takes a question without type and class, and a name that points into the header
+	if err := req.Unpack(msg); err != nil || questions != 1 || q.size == 0 {
 		req.Question, req.Extra = nil, nil // the header is whole, so answer still tells what is wrong
 	}
 	reply := z.answer(&req, udp)

@@ -300,6 +300,8 @@ func TestBroken(t *testing.T) {
 		"cut in the OPT":           {whole[:len(whole)-2], dns.RcodeFormatError},
 		"cut in the question":      {whole[:headerSize+3], dns.RcodeFormatError},
 		"header alone":             {whole[:headerSize], dns.RcodeFormatError},
+		"no type and class":        {whole[:headerSize+len("\x03web\x06docker\x00")], dns.RcodeFormatError},
+		"a name in the header":     {append(slices.Clone(whole[:headerSize]), 0xc0, 9, 0, 1, 0, 1), dns.RcodeFormatError},
 		"says two questions":       {with(5, 2), dns.RcodeFormatError},
 		"label beyond the end":     {with(headerSize, 63), dns.RcodeFormatError},
 		"label of a reserved kind": {with(headerSize, 0x80), dns.RcodeFormatError},
