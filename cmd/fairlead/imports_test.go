@@ -55,7 +55,7 @@ var foreign = []struct{ prefix, pkgs, files, why string }{
 	{"github.com/godbus/dbus/", "resolver", "*_linux.go", "D-Bus is how systemd-resolved is told"},
 	{"github.com/Microsoft/go-winio", "platform", "*_windows.go", "named pipes stop at the control endpoint"},
 	{"golang.zx2c4.com/wireguard/tun", "platform/tunnel", "*", "TUN devices stop at platform/tunnel"},
-	{"golang.zx2c4.com/wireguard/windows/tunnel/winipcfg", "routes", "*_windows.go", "Windows' IP Helper calls for the table of routes"},
+	{"golang.zx2c4.com/wireguard/windows/tunnel/winipcfg", "routes platform/tunnel", "*_windows.go", "Windows' IP Helper calls for the table of routes, and for a tunnel's addresses"},
 	{"github.com/spf13/cobra", "cmd/fairlead", "*", "flags stop at the command"},
 	{"github.com/BurntSushi/toml", "agent cmd/fairlead", "*", "settings are read in agent and shown by the command"},
 }

@@ -36,6 +36,8 @@ monitor=$!
 status=0
 FAIRLEAD_TEST_SYSTEM=windows GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
 	go test -count=1 -exec "bash $winelab run" ./routes ./resolver ./installer || status=$?
+FAIRLEAD_TEST_ADAPTER=near GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
+	go test -count=1 -run ConfigureAnAdapter -exec "bash $winelab run" ./platform/tunnel || status=$?
 
 fail() { echo "windows.sh: $1" >&2; status=1; }
 rows > "$tmp/after"
