@@ -267,6 +267,10 @@ func (s Status) Clean() bool {
 				return false
 			}
 		case Unreachable:
+		case NoWay: // its containers may be reached by the other IP version
+			if !slices.ContainsFunc(s.Subnets, func(o Subnet) bool { return o.Engine == n.Engine && o.NetworkID == n.NetworkID && o.Reachable() }) {
+				return false
+			}
 		default:
 			return false
 		}

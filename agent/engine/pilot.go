@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/mount"
 )
 
 // Pilot says how a pilot is to be started in the engine's VM.
@@ -47,6 +48,10 @@ func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, e
 	return stream, nil
 }
 
+// xtablesLock is the file by which programs that change iptables-legacy's tables wait for one another. It is where iptables is
+// in use, and nothing but a lock. Source: iptables(8), XTABLES_LOCKFILE.
+const xtablesLock = "/run/xtables.lock"
+
 func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, err error) {
 	if err := c.removePilot(ctx, p); err != nil {
 		return nil, err
@@ -76,7 +81,7 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 	if p.Hold {
 		host.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}
 	}
-	made, err := c.ContainerCreate(ctx, &container.Config{
+	config := &container.Config{
 		Image:        tag,
 		Cmd:          p.Args,
 		Labels:       map[string]string{PilotLabel: p.Instance},
@@ -85,7 +90,15 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 		StdinOnce:    !p.Hold, // the pilot sees the end of its input when we are gone
 		AttachStdout: true,
 		AttachStderr: true,
-	}, host, nil, nil, p.name())
+	}
+	if !p.Hold { // it is to start again in a VM that has no such file yet
+		host.Mounts = []mount.Mount{{Type: mount.TypeBind, Source: xtablesLock, Target: xtablesLock, ReadOnly: true}}
+	}
+	made, err := c.ContainerCreate(ctx, config, host, nil, nil, p.name())
+	if err != nil && host.Mounts != nil && ctx.Err() == nil { // the VM has none, or somebody forbids mounts: it works without
+		host.Mounts = nil
+		made, err = c.ContainerCreate(ctx, config, host, nil, nil, p.name())
+	}
 	if err != nil {
 		return nil, err
 	}

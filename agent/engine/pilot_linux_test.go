@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -41,6 +42,8 @@ func TestInEngine(t *testing.T) {
 		{"not ours", (*inEngine).testNotOurs},
 		{"complaint", (*inEngine).testComplaint},
 		{"hold", (*inEngine).testHold},
+		{"lock", (*inEngine).testLock},
+		{"full disk", (*inEngine).testFullDisk},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v.t = t
@@ -427,4 +430,57 @@ func (v *inEngine) testHold() {
 	if after := firewall(); after != before {
 		v.t.Errorf("the VM's firewall is now\n%s\nand was\n%s", after, before)
 	}
+}
+
+// The pilot sees the lock of iptables-legacy where there is one, and no other file of the VM.
+func (v *inEngine) testLock() {
+	vm := func(args ...string) {
+		v.t.Helper()
+		if _, err := v.vm.Run(v.t.Context(), args[0], args[1:]...); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	for _, there := range []bool{true, false} {
+		if there {
+			vm("touch", xtablesLock)
+		} else {
+			vm("rm", xtablesLock)
+		}
+		s := v.start(Pilot{Instance: "i8", Args: []string{"lead"}})
+		mounts := v.inspect(Pilot{Instance: "i8"}.name()).Mounts
+		if there && (len(mounts) != 1 || mounts[0].Source != xtablesLock || mounts[0].RW) || !there && len(mounts) != 0 {
+			v.t.Errorf("with a lock (%v) it has the mounts %+v", there, mounts)
+		}
+		s.Close()
+		v.untilPilots(0)
+	}
+	v.remove("i8")
+}
+
+// A disk that is full is named, leaves nothing of ours, and once there is room all is well.
+func (v *inEngine) testFullDisk() {
+	v.remove("i9") // the images with it
+	root := v.docker("info", "-f", "{{.DockerRootDir}}")
+	for _, args := range [][]string{{"mkdir", "-p", root + "/tmp"}, {"mount", "-t", "tmpfs", "-o", "size=256k", "full", root + "/tmp"}} {
+		if _, err := v.vm.Run(v.t.Context(), args[0], args[1:]...); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	s, err := v.e.StartPilot(v.t.Context(), Pilot{Instance: "i9", Args: []string{"lead"}})
+	var r *Refusal
+	if !errors.As(err, &r) || !strings.Contains(r.Why, "full") || r.Hint == "" {
+		v.t.Errorf("on a full disk it says: %v", err)
+	}
+	if err == nil {
+		s.Close()
+	}
+	if left := v.images(); len(left) != 0 {
+		v.t.Errorf("it left the images %v", left)
+	}
+	if _, err := v.vm.Run(v.t.Context(), "umount", root+"/tmp"); err != nil {
+		v.t.Fatal(err)
+	}
+	v.start(Pilot{Instance: "i9", Args: []string{"lead"}}).Close()
+	v.untilPilots(0)
+	v.remove("i9")
 }

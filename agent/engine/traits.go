@@ -70,6 +70,11 @@ var refusals = []struct {
 		"end the engine's userns-remap, or let containers use --userns=host",
 	},
 	{
+		regexp.MustCompile(`no space left on device|disk quota exceeded`),
+		"the engine's disk is full",
+		"make room on it: docker system df shows what takes it, docker system prune frees what nothing uses",
+	},
+	{
 		regexp.MustCompile(`"/dev/net/tun": no such file|stat /dev/net/tun: no such file|/dev/net/tun: no such device`),
 		"the engine's machine has no /dev/net/tun",
 		"on that machine: modprobe tun; if it has an address that this host reaches: --gateway ADDR",

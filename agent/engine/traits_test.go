@@ -47,7 +47,8 @@ func TestExplain(t *testing.T) {
 		{"no tun in Podman", traits{podman: true}, "Error response from daemon: stat /dev/net/tun: no such file or directory", "no /dev/net/tun", "modprobe tun"},
 		{"rootless", traits{rootless: true}, "OCI runtime create failed: open /dev/net/tun: permission denied: unknown", "rootless", "chmod"},
 		{"rootless Podman", traits{rootless: true, podman: true}, "crun: open `/dev/net/tun`: operation not permitted", "Podman runs rootless", "--rootful"},
-		{"rootless without a reason in that", traits{rootless: true}, "no space left on device", "", ""},
+		{"full disk", traits{rootless: true}, "loading its image: write /pilot: no space left on device", "disk is full", "docker system prune"},
+		{"rootless without a reason in that", traits{rootless: true}, "input/output error", "", ""},
 		{"nothing known", traits{}, "open /dev/net/tun: permission denied", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
