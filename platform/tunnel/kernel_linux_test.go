@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -294,6 +295,9 @@ type pilot struct {
 
 func (p *pilot) Close() error { return p.WriteCloser.Close() }
 
+// noDevice has start run a pilot where there is no /dev/net/tun.
+var noDevice = []string{"-sys_module"}
+
 // start runs a pilot with the one capability that it has in the VM, and those given.
 func (m *vm) start(more ...string) *pilot {
 	t := m.t
@@ -301,6 +305,10 @@ func (m *vm) start(more ...string) *pilot {
 	p := &pilot{exited: make(chan struct{})}
 	caps := strings.Join(append([]string{"-all", "+net_admin"}, more...), ",")
 	p.cmd = exec.Command("nsenter", "-t", strconv.Itoa(m.ns), "-n", "setpriv", "--bounding-set", caps, pilotPath, "lead")
+	if slices.Equal(more, noDevice) {
+		p.cmd.Args = append([]string{"unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"}, p.cmd.Args...)
+		p.cmd.Path = must(exec.LookPath("unshare"))(t)
+	}
 	p.cmd.Stderr = &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.WriteCloser = must(p.cmd.StdinPipe())(t)
@@ -599,6 +607,73 @@ func TestKernelRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestKernelNoRights has VMs that do not let the pilot make a device: the error says which, and what to do.
+func TestKernelNoRights(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		start []string
+		want  []string
+	}{
+		{"no /dev/net/tun", noDevice, []string{"open /dev/net/tun", "; hint: in the VM, ", "modprobe tun"}},
+		{"no CAP_NET_ADMIN", []string{"-net_admin"}, []string{"operation not permitted", "; hint: the pilot needs CAP_NET_ADMIN"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newVM(t, 1500)
+			l := Lead(t.Context(), m.start(c.start...))
+			defer l.Close()
+			_, err := l.Tunnel(t.Context(), kernelLink)
+			for _, want := range c.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("Tunnel = %v, want %q in it", err, want)
+				}
+			}
+			if left := devices(t, 0); len(left) > 0 {
+				t.Errorf("left on the host: %q", left)
+			}
+		})
+	}
+}
+
+// TestKernelTwoHosts have a pilot each in one VM. Neither minds the other, nor its end.
+func TestKernelTwoHosts(t *testing.T) {
+	m := newVM(t, 1500)
+	first, _ := m.tunnel(0)
+	second := m.start()
+	l := Lead(t.Context(), second)
+	defer l.Close()
+	tun, err := l.Tunnel(t.Context(), Link{Tag: "4567cdef", Host: addrs("10.8.0.1", "fd08::1"), Pilot: addrs("10.8.0.2", "fd08::2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tun.Close()
+	if tun.Lacks() != nil || tun.Dev() == first.Dev() {
+		t.Errorf("the second tunnel is %s, lacks %v", tun.Dev(), tun.Lacks())
+	}
+	through := func(dev string) {
+		for _, to := range []string{container4, container6} {
+			if strings.Contains(to, ":") {
+				run(t, 0, "ip -6 route replace "+to+" dev "+dev)
+			} else {
+				run(t, 0, "ip route replace "+to+" dev "+dev)
+			}
+			run(t, 0, "ping -n -c 1 -w 20 "+to)
+			bulk(t, to, 1<<20, 1<<20)
+		}
+	}
+	through(tun.Dev())
+	through(first.Dev())
+	if s := tun.Stats(); s.Sent.Bytes < 2<<20 || s.Received.Bytes < 2<<20 {
+		t.Errorf("the second tunnel carried %+v", s)
+	}
+	second.cmd.Process.Kill()
+	<-tun.Done()
+	<-second.exited
+	if left := devices(t, m.ns); len(left) != 1 || left[0] != "flead-0123abcd" {
+		t.Errorf("in the VM there are %q", left)
+	}
+	through(first.Dev())
 }
 
 func TestKernelAVMWithoutIPv6(t *testing.T) {

@@ -30,6 +30,7 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 		fd, got.Dev, err = openTUN(name, 0)
 	}
 	if err != nil {
+		got.Hint = tunHint(err)
 		return nil, got, err
 	}
 	p := newTUNPort(fd, jumbo)
@@ -56,4 +57,17 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 		return nil, got, err
 	}
 	return i, got, nil
+}
+
+// tunHint is what to do where the pilot gets no TUN device, if that is known.
+func tunHint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return "in the VM, load the kernel's module: modprobe tun"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "the pilot needs CAP_NET_ADMIN and /dev/net/tun: look for what takes them away from containers, such as an authorization plugin, Enhanced Container Isolation or a rootless engine"
+	case errors.Is(err, unix.EBUSY):
+		return "look for an older pilot that still runs in the VM: docker ps --filter label=fairlead.pilot"
+	}
+	return ""
 }
