@@ -37,7 +37,8 @@ type Config struct {
 	StateDir  string
 	Control   string
 	LogLevel  slog.Level
-	LogFormat string // "text" or "json"
+	LogFormat string   // "text" or "json"
+	Replace   []string // files of other tools that the user lets us move away until we are gone; no setting
 }
 
 // EngineConfig is one engine to watch.

@@ -33,6 +33,7 @@ type journalDoc struct {
 	Routes   []ownedRoute      `json:"routes"`
 	Resolver []resolver.Item   `json:"resolver"`
 	Pilots   []engine.Endpoint `json:"pilots"` // engines whose VM may have something of ours
+	Replaced []replacedFile    `json:"replaced,omitempty"`
 }
 
 type ownedRoute struct {

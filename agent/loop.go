@@ -205,6 +205,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		return err
 	}
 
+	a.replace(cfg.Replace)
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	// The servers outlive the work: names are answered until the OS no longer asks us.

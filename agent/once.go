@@ -26,6 +26,9 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 		return Status{}, err
 	}
 	defer a.unlock()
+	if !dryRun {
+		a.replace(cfg.Replace)
+	}
 	a.method, a.methodWhy = resolver.None, "setup-network makes routes only"
 
 	a.take(found, skipped)
@@ -67,6 +70,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 type Undone struct {
 	Schema int      `json:"schema"`
 	Done   []string `json:"done"`
+	Back   []string `json:"back,omitempty"` // files of other tools that are where they were (Config.Replace)
 	Left   []Left   `json:"left"`
 }
 
@@ -138,6 +142,7 @@ func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
 			u.Done = append(u.Done, "route "+r.String())
 		}
 	}
+	a.restore(u)
 }
 
 func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {

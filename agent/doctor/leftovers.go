@@ -23,6 +23,19 @@ type Leftover struct {
 	What string `json:"what"` // where it is
 	Why  string `json:"why"`  // whose it is, and what it does to us
 	Hint string `json:"hint"` // the command that puts it out of the way; what it moves can be moved back
+
+	movable bool // What is one file, where only root writes, and does nothing any more once that is moved away
+}
+
+// Movable are the files of other tools that --replace may move away, as agent.Config takes them: those alone that lie where
+// only root writes, and that are nothing but what the tool does.
+func Movable(cfg agent.Config) (paths []string) {
+	for _, l := range leftovers(findTraces(Facts{OS: runtime.GOOS, Config: cfg})) {
+		if l.movable {
+			paths = append(paths, l.What)
+		}
+	}
+	return paths
 }
 
 // traces are where other tools leave themselves.
@@ -103,7 +116,7 @@ func leftovers(t traces) (out []Leftover) {
 	}
 	for _, p := range t.processes {
 		if r, ok := rivals[strings.TrimSuffix(p, ".exe")]; ok {
-			out = append(out, Leftover{"process " + p, r.why, r.hint})
+			out = append(out, Leftover{What: "process " + p, Why: r.why, Hint: r.hint})
 		}
 	}
 	out = append(out, routeLeftovers(t)...)
@@ -127,7 +140,7 @@ func plistLeftover(file, text string) []Leftover {
 	name := strings.TrimSuffix(path.Base(file), ".plist")
 	for brew := range rivals {
 		if strings.HasSuffix(name, "."+brew) {
-			return []Leftover{{file, brew + " is started at each boot: " + rivals[brew].why, rivals[brew].hint}}
+			return []Leftover{{What: file, Why: brew + " is started at each boot: " + rivals[brew].why, Hint: rivals[brew].hint}}
 		}
 	}
 	if !addsRoute.MatchString(text) && !strings.HasSuffix(name, "docker.route") {
@@ -137,8 +150,9 @@ func plistLeftover(file, text string) []Leftover {
 	if strings.HasPrefix(file, "/Library/") {
 		sudo = "sudo "
 	}
-	return []Leftover{{file, "it makes a route to containers by hand, at each boot or login: that is refused or refuses ours",
-		fmt.Sprintf("%slaunchctl unload %s; %smv %s %s.before-fairlead", sudo, word(file), sudo, word(file), word(file))}}
+	return []Leftover{{What: file, Why: "it makes a route to containers by hand, at each boot or login: that is refused or refuses ours",
+		Hint:    fmt.Sprintf("%slaunchctl unload %s; %smv %s %s.before-fairlead", sudo, word(file), sudo, word(file), word(file)),
+		movable: sudo != ""}}
 }
 
 func bootLeftover(file, text string) []Leftover {
@@ -149,7 +163,7 @@ func bootLeftover(file, text string) []Leftover {
 	if path.Base(file) == "rc.local" {
 		hint = "sudo sed -i.before-fairlead '/route.*add.*172\\./s/^/#/' " + word(file)
 	}
-	return []Leftover{{file, "it makes a route to containers by hand, at each boot: that is refused or refuses ours", hint}}
+	return []Leftover{{What: file, Why: "it makes a route to containers by hand, at each boot: that is refused or refuses ours", Hint: hint}}
 }
 
 // hackPorts are the DNS ports of tools for containers and VMs.
@@ -185,8 +199,8 @@ func resolverLeftover(t traces, file, text string) []Leftover {
 	default:
 		return nil
 	}
-	return []Leftover{{file, fmt.Sprintf("%s has names in %.80s asked at %.60s, and not at us", whose, domain, server),
-		fmt.Sprintf("sudo mv %s /etc/%s.resolver.before-fairlead", word(file), word(path.Base(file)))}} // in the folder every file counts
+	return []Leftover{{What: file, Why: fmt.Sprintf("%s has names in %.80s asked at %.60s, and not at us", whose, domain, server),
+		Hint: fmt.Sprintf("sudo mv %s /etc/%s.resolver.before-fairlead", word(file), word(path.Base(file))), movable: true}} // in the folder every file counts
 }
 
 // inDocker tells whether an address is where containers, or the VMs of old tools, usually are.
@@ -203,8 +217,8 @@ func resolvConfLeftover(file, text string) (out []Leftover) {
 			continue
 		}
 		if a, err := netip.ParseAddr(w[1]); err == nil && inDocker(a) {
-			out = append(out, Leftover{file, fmt.Sprintf("all names are asked at %v first, a container's address: dnsdock, skydock or the like", a),
-				fmt.Sprintf("sudo sed -i.before-fairlead '/^nameserver %s$/d' %s", strings.ReplaceAll(a.String(), ".", `\.`), file)})
+			out = append(out, Leftover{What: file, Why: fmt.Sprintf("all names are asked at %v first, a container's address: dnsdock, skydock or the like", a),
+				Hint: fmt.Sprintf("sudo sed -i.before-fairlead '/^nameserver %s$/d' %s", strings.ReplaceAll(a.String(), ".", `\.`), file)})
 		}
 	}
 	return out
@@ -228,8 +242,8 @@ func dnsmasqLeftover(t traces, file, text string) []Leftover {
 		}
 		for _, d := range parts[1 : len(parts)-1] {
 			if slices.Contains(t.domains, d) {
-				return []Leftover{{file, fmt.Sprintf("dnsmasq has names in %s asked elsewhere: %.80s", d, line),
-					fmt.Sprintf("sudo sed -i.before-fairlead '/^%s=.*\\/%s\\//d' %s", key, d, word(file))}}
+				return []Leftover{{What: file, Why: fmt.Sprintf("dnsmasq has names in %s asked elsewhere: %.80s", d, line),
+					Hint: fmt.Sprintf("sudo sed -i.before-fairlead '/^%s=.*\\/%s\\//d' %s", key, d, word(file))}}
 			}
 		}
 	}
@@ -255,7 +269,7 @@ func routeLeftovers(t traces) (out []Leftover) {
 			why = "somebody made it by hand for containers; it hides a part of the Internet, too"
 		}
 		if why != "" {
-			out = append(out, Leftover{"route " + e.Route.String(), why, t.deleteRoute(e.Dst, e.Via)})
+			out = append(out, Leftover{What: "route " + e.Route.String(), Why: why, Hint: t.deleteRoute(e.Dst, e.Via)})
 		}
 	}
 	return out
@@ -298,9 +312,9 @@ func persistentLeftovers(t traces) (out []Leftover) {
 		}
 		switch {
 		case via == dockerNAT:
-			out = append(out, Leftover{"persistent route " + row, "it leads to Docker for Windows' VM of before 2020, which is no more", fmt.Sprintf("route delete %v", dst)})
+			out = append(out, Leftover{What: "persistent route " + row, Why: "it leads to Docker for Windows' VM of before 2020, which is no more", Hint: fmt.Sprintf("route delete %v", dst)})
 		case containers:
-			out = append(out, Leftover{"persistent route " + row, "somebody made it by hand, perhaps for containers; it comes back at each start", fmt.Sprintf("route delete %v", dst)})
+			out = append(out, Leftover{What: "persistent route " + row, Why: "somebody made it by hand, perhaps for containers; it comes back at each start", Hint: fmt.Sprintf("route delete %v", dst)})
 		}
 	}
 	return out

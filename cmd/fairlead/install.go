@@ -16,12 +16,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/agent/doctor"
 	"github.com/fairlead-dev/fairlead/installer"
 	"github.com/fairlead-dev/fairlead/platform"
 )
 
 func install(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var replace bool
+	c := &cobra.Command{
 		Use:   "install",
 		Short: "Make fairlead a service of this host, and start it",
 		Long: `Make fairlead a service of this host, started now and at each boot. Done again with other flags, or by another version, it
@@ -40,6 +42,9 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 				return err
 			}
 			o.Args = append(o.Args, flags...)
+			if replace {
+				o.Args = append(o.Args, "--replace")
+			}
 			r, err := installer.Install(o)
 			w := c.OutOrStdout()
 			printDone(w, r)
@@ -57,9 +62,14 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			if len(from) > 0 {
 				fmt.Fprintf(w, "note: a service does not see your shell's variables; kept as flags: %s\n", strings.Join(from, ", "))
 			}
+			if files := doctor.Movable(cfg); len(files) > 0 && !replace {
+				fmt.Fprintf(w, "note: left by other tools, and in the way: %s\nhint: sudo fairlead install --replace moves them aside until uninstall; fairlead doctor tells more\n", strings.Join(files, ", "))
+			}
 			return nil
 		},
 	}
+	replaceFlag(c, &replace)
+	return c
 }
 
 // answers waits for the service's agent where the service manager does not: launchd is content with a process.
@@ -114,7 +124,7 @@ made. Config files are yours and stay.`,
 				return err
 			}
 			w := c.OutOrStdout()
-			if len(u.Done)+len(u.Left) > 0 {
+			if len(u.Done)+len(u.Back)+len(u.Left) > 0 {
 				printUndone(w, u)
 			}
 			r, err := installer.Uninstall()
@@ -280,6 +290,7 @@ func (s *settings) adopt(args []string) error {
 	}
 	other, c := &settings{}, &cobra.Command{}
 	other.register(c)
+	replaceFlag(c, new(bool)) // run's own
 	if err := c.ParseFlags(args[1:]); err != nil {
 		return fmt.Errorf("reading the service's flags: %w", err)
 	}

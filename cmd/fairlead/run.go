@@ -6,11 +6,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/agent/doctor"
 	"github.com/fairlead-dev/fairlead/installer"
 )
 
 func runAgent(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var replace bool
+	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent in the foreground: routes and names, kept up to date",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -18,6 +20,7 @@ func runAgent(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			replacing(&cfg, replace)
 			log := logger(installer.Log(), cfg, cfg.LogLevel)
 			return installer.Run(func(ctx context.Context) error {
 				return agent.Run(ctx, cfg, log, version, func() {
@@ -26,5 +29,18 @@ func runAgent(s *settings) *cobra.Command {
 				})
 			})
 		},
+	}
+	replaceFlag(c, &replace)
+	return c
+}
+
+// replaceFlag lets the user say that other tools' files may be moved away.
+func replaceFlag(c *cobra.Command, replace *bool) {
+	c.Flags().BoolVar(replace, "replace", false, "move files of other tools that are in the way aside, until teardown-network or uninstall; fairlead doctor lists them")
+}
+
+func replacing(cfg *agent.Config, replace bool) {
+	if replace {
+		cfg.Replace = doctor.Movable(*cfg)
 	}
 }

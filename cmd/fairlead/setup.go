@@ -16,7 +16,7 @@ import (
 )
 
 func setupNetwork(s *settings) *cobra.Command {
-	var dryRun, asJSON bool
+	var dryRun, asJSON, replace bool
 	c := &cobra.Command{
 		Use:   "setup-network",
 		Short: "Make routes to all containers now, prove them, and exit",
@@ -30,8 +30,11 @@ at everything again.`,
 				return err
 			}
 			var st agent.Status
+			replacing(&cfg, replace)
 			client, err := agent.Dial(c.Context(), cfg.Control)
 			switch {
+			case err == nil && replace:
+				return &agent.Problem{Code: agent.ExitFailed, Err: errors.New("the running agent replaces files only when it starts"), Hint: "sudo fairlead install --replace"}
 			case err == nil && !dryRun:
 				st, err = client.Reconcile(c.Context())
 			case err == nil:
@@ -56,6 +59,7 @@ at everything again.`,
 			return err
 		},
 	}
+	replaceFlag(c, &replace)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return c
@@ -164,13 +168,16 @@ func printUndone(w io.Writer, u agent.Undone) {
 	for _, d := range u.Done {
 		fmt.Fprintln(w, "removed", d)
 	}
+	for _, f := range u.Back {
+		fmt.Fprintln(w, "restored", f)
+	}
 	for _, l := range u.Left {
 		fmt.Fprintf(w, "left    %s: %s\n", l.What, strings.TrimSpace(l.Why))
 		if l.Hint != "" {
 			fmt.Fprintln(w, "hint:", l.Hint)
 		}
 	}
-	if len(u.Done)+len(u.Left) == 0 {
+	if len(u.Done)+len(u.Back)+len(u.Left) == 0 {
 		fmt.Fprintln(w, "nothing to undo")
 	}
 }
