@@ -37,7 +37,7 @@ agent/engine/pilot/linux-%.gz: $(PILOTSRC)
 demo: build ## show a container answering by name, on throw-away namespaces (root or sudo)
 	@internal/lab/prepare.sh
 	$(STATIC) go build $(GOFLAGS) -o bin/demo ./internal/lab/demo
-	@if [ "$$(id -u)" = 0 ] || [ "$$(uname)" != Linux ]; then exec bin/demo; else exec sudo bin/demo; fi
+	@case "$$(id -u) $$(uname)" in 0\ * | *\ MINGW* | *\ MSYS*) exec bin/demo ;; *) exec sudo bin/demo ;; esac
 
 .PHONY: test
 test: pilot ## run all tests, with the race detector, as root where it can be had
@@ -83,11 +83,11 @@ fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
 		echo "fuzz $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
 
 .PHONY: package
-package: pilot ## build archives for every OS and architecture in dist/
-	@rm -rf dist && mkdir -p dist
-	@for t in $(OSES); do os=$${t%/*}; arch=$${t#*/}; d=dist/fairlead-$(VERSION)-$$os-$$arch; ext=; [ $$os = windows ] && ext=.exe; \
-		mkdir -p $$d && GOOS=$$os GOARCH=$$arch $(STATIC) go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $$d/fairlead$$ext ./cmd/fairlead && \
-		cp LICENSE README.md $$d/ && tar -C dist -czf $$d.tar.gz $${d#dist/} && rm -r $$d && echo $$d.tar.gz || exit 1; done
+package: build ## build archives, macOS packages, debs and a Homebrew formula in dist/
+	@rm -rf dist
+	@for t in $(OSES); do os=$${t%/*}; arch=$${t#*/}; ext=; [ $$os = windows ] && ext=.exe; \
+		GOOS=$$os GOARCH=$$arch $(STATIC) go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o dist/bin/$$os-$$arch/fairlead$$ext ./cmd/fairlead || exit 1; done
+	@packaging/package.sh '$(VERSION)' bin/fairlead
 
 .PHONY: clean
 clean: ## remove what the other targets made

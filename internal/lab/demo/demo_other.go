@@ -49,22 +49,41 @@ func demo(ctx context.Context) error {
 	if err := agent.Start(); err != nil {
 		return err
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Wait() }()
 	defer func() {
 		agent.Process.Signal(os.Interrupt)
-		agent.Wait()
+		<-ended
 		say("the agent is stopped, the container removed")
 	}()
+	// Not before it answers: the OS would remember for a while that nobody knew the name.
+	if err := try(ctx, ended, fairlead, "query", "fairlead-demo.docker"); err != nil {
+		return err
+	}
 	count := "-c1"
 	if filepath.Ext(fairlead) == ".exe" {
 		count = "-n1"
 	}
+	if err := try(ctx, ended, "ping", count, "fairlead-demo.docker"); err != nil {
+		return err
+	}
+	return try(ctx, ended, "curl", "-sS", "http://fairlead-demo.docker/")
+}
+
+// try runs a command until it succeeds, for at most 20 s or until the agent ends, and shows it.
+func try(ctx context.Context, ended chan error, name string, args ...string) error {
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		out, err := exec.CommandContext(ctx, "ping", count, "fairlead-demo.docker").CombinedOutput()
+		out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 		if err == nil || time.Now().After(deadline) || ctx.Err() != nil {
-			show("ping fairlead-demo.docker", string(out))
+			show(strings.TrimSuffix(filepath.Base(name), ".exe")+" "+strings.Join(args, " "), string(out))
 			return err
 		}
-		time.Sleep(200 * time.Millisecond)
+		select {
+		case err := <-ended:
+			ended <- err
+			return fmt.Errorf("the agent has ended: %v", err)
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
 }
 

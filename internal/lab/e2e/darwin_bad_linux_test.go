@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/internal/lab"
@@ -138,5 +141,46 @@ func TestMacInterfaceChanges(t *testing.T) {
 	ipLink("vboxnet0 up")
 	m.eventually("row is back", func() error { return m.hasRoute("172.17.0.0/16") })
 	r.signal(syscall.SIGTERM)
+	m.same(before)
+}
+
+// The agent of a Mac finds the engines of who sits at its screen: of nobody, of one, or of the one of two that are logged in.
+func TestMacConsoleUser(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	passwd := text(m.Root()+"/etc/passwd") + "ann:x:501:20::/Users/ann:/bin/zsh\nbob:x:502:20::/Users/bob:/bin/zsh\n"
+	m.done(os.WriteFile(m.Root()+"/etc/passwd", []byte(passwd), 0o644))
+	for user, uid := range map[string]int{"ann": 501, "bob": 502} {
+		at := m.root + "/Users/" + user + "/.docker/contexts/meta/" + fmt.Sprintf("%x", sha256.Sum256([]byte(user)))
+		m.done(os.MkdirAll(at, 0o755))
+		m.done(os.WriteFile(at+"/meta.json", fmt.Appendf(nil, `{"Name":%q,"Endpoints":{"docker":{"Host":"tcp://127.0.0.1:%d"}}}`, user, uid), 0o644))
+		m.done(os.WriteFile(m.root+"/Users/"+user+"/.docker/config.json", fmt.Appendf(nil, `{"currentContext":%q}`, user), 0o644))
+		m.done(exec.Command("chown", "-R", fmt.Sprint(uid), m.root+"/Users/"+user).Run())
+	}
+	m.done(os.MkdirAll(m.root+"/dev", 0o755))
+	m.put("/dev/console", "")
+	m.program = slices.Insert(slices.Clone(m.program), 1, "-u", "SUDO_UID", "-u", "DOCKER_HOST", "HOME=/var/root") // launchd's
+	for i, v := range m.program {
+		if strings.HasPrefix(v, "DARWINRUN_MAP=") {
+			m.program[i] = v + ":/dev/console"
+		}
+	}
+	before := m.state()
+	r := m.start()
+	for _, at := range []struct {
+		uid    int
+		engine string
+	}{{0, "default"}, {501, "ann"}, {502, "bob"}} {
+		m.done(os.Chown(m.root+"/dev/console", at.uid, -1))
+		m.within(time.Minute, fmt.Sprintf("with user %d at the screen there is %s", at.uid, at.engine), func() error {
+			s := m.status()
+			if !slices.ContainsFunc(s.Engines, func(e agent.EngineStatus) bool { return e.Name == at.engine }) {
+				return fmt.Errorf("%+v", s.Engines)
+			}
+			return nil
+		})
+	}
+	r.signal(syscall.SIGTERM)
+	m.done(os.Chown(m.root+"/dev/console", 0, -1))
 	m.same(before)
 }

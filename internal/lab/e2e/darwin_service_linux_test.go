@@ -100,6 +100,20 @@ func TestMacService(t *testing.T) {
 		}
 	})
 
+	t.Run("upgrade by the macOS package", func(t *testing.T) {
+		m := m.in(t)
+		m.script("/usr/local/bin/fairlead", "exec "+strings.Join(m.program, " ")+` "$@"`)
+		before := text(m.root + "/Library/LaunchDaemons/dev.fairlead.agent.plist")
+		out, err := m.Run(t.Context(), "../../../packaging/macos/postinstall", "dev.fairlead.pkg", "/", m.root)
+		m.done(err)
+		m.answers("web.lab", ip)
+		args := func(list string) string { _, list, _ = strings.Cut(list, "<key>ProgramArguments"); return list }
+		if now := text(m.root + "/Library/LaunchDaemons/dev.fairlead.agent.plist"); args(now) != args(before) || now == before {
+			t.Errorf("it says %s and leaves\n%s\nof\n%s", out, now, before)
+		}
+		m.done(os.Remove(m.root + "/usr/local/bin/fairlead"))
+	})
+
 	t.Run("the log is rotated", func(t *testing.T) {
 		m := m.in(t)
 		m.done(os.Rename(m.root+macLog, m.root+macLog+".0")) // as newsyslog does
