@@ -176,7 +176,7 @@ func (f Facts) unknown(name string, who agent.Whois, r Reply) Check {
 func (f Facts) followBearers(name string, who agent.Whois) []Check {
 	if len(who.Bearers) == 0 {
 		if _, err := netip.ParseAddr(name); err == nil {
-			return []Check{fail("container", "fairlead ls", "no running container has the address %s", name)}
+			return []Check{f.unknownAddr(name)}
 		}
 		if len(f.UDP.Addrs) > 0 {
 			return []Check{ok("container", "none: the name is fairlead's own")}
@@ -192,6 +192,19 @@ func (f Facts) followBearers(name string, who agent.Whois) []Check {
 		out = append(out, f.followBearer(name, who, b))
 	}
 	return out
+}
+
+func (f Facts) unknownAddr(name string) Check {
+	if f.LookErr != nil {
+		p := agent.Explain(f.LookErr)
+		return fail("engines", p.Hint, "cannot be looked at: %v", p)
+	}
+	for _, e := range f.Status.Engines {
+		if !e.Up && e.Expected {
+			return fail("engine "+e.Name, f.start(e), "no running container known has the address %s, and engine %s does not answer: %s", name, e.Name, or(e.Error, "not heard yet"))
+		}
+	}
+	return fail("container", "docker ps --all", "no running container has the address %s", name)
 }
 
 func (f Facts) followBearer(name string, who agent.Whois, b agent.Bearer) Check {

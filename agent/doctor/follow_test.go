@@ -37,6 +37,10 @@ var ways = []struct {
 	{"written otherwise", "WEB.Docker.", func(*Facts, *agent.Whois) {}, ""},
 	{"an address", "172.17.0.2", func(_ *Facts, who *agent.Whois) { who.Matched = "172.17.0.2" }, ""},
 	{"nobody's address", "172.17.0.9", func(_ *Facts, who *agent.Whois) { *who = agent.Whois{} }, "container"},
+	{"an address while its engine is stopped", "172.17.0.2", func(f *Facts, who *agent.Whois) {
+		*who = agent.Whois{}
+		f.Status.Engines[0].Up, f.Status.Engines[0].Error = false, "engine does not answer"
+	}, "engine dev"},
 	{"below a name", "www.web.docker", func(f *Facts, _ *agent.Whois) { f.Known = "www.web.docker" }, ""},
 	{"no name", "web..docker", func(*Facts, *agent.Whois) {}, "name"},
 	{"a domain", "docker", func(*Facts, *agent.Whois) {}, "domain"},
