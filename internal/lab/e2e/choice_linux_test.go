@@ -2,11 +2,15 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +24,7 @@ import (
 // An engine on this host needs no routes; one in a VM whose networks are like this host's is another one, and its clash is
 // named.
 func TestReachIsChosen(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	vm := h.StartVM(t, lab.VMOptions{Sealed: true})
 	h.watch(vm.URL())
@@ -128,6 +133,7 @@ func (s *stream) goesOn(after string) {
 
 // A TCP connection by way of the VM's address outlives all that does not really break its path.
 func TestStreamsSurvive(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	vm := h.StartVM(t, lab.VMOptions{TCP: true, Args: []string{"--live-restore"}})
 	h.watch(vm.URL())
@@ -196,6 +202,7 @@ func TestStreamsSurvive(t *testing.T) {
 // Containers of a swarm's overlay networks are reached at their way out of these; those of a macvlan network on the VM's link
 // are neighbours. What cannot be reached is listed with why, and is nothing to mend.
 func TestNetworksThatAreNoBridges(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	vm := h.StartVM(t, lab.VMOptions{TCP: true})
 	h.watch(vm.URL())
@@ -229,4 +236,44 @@ func TestNetworksThatAreNoBridges(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// An engine that maps its containers' users to others lets the pilot have the VM's network all the same.
+func TestUsernsRemap(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	dockerd, err := exec.LookPath(cmp.Or(os.Getenv("LAB_DOCKERD"), "dockerd"))
+	if err != nil {
+		t.Skip("no dockerd") // StartVM has said so, louder
+	}
+	dir := t.TempDir()
+	wrapped := filepath.Join(dir, "dockerd")
+	script := "#!/bin/sh\nfor f in passwd group; do grep -q ^dockremap: /etc/$f || echo dockremap:x:4242:$([ $f = group ] || echo 4242::/:/bin/false) >>/etc/$f; done\n" +
+		"for f in subuid subgid; do echo dockremap:500000:65536 >/etc/$f; done\nPATH=" + filepath.Dir(dockerd) + ":$PATH exec " + dockerd + " \"$@\"\n"
+	if err := os.WriteFile(wrapped, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	vm := h.StartVM(t, lab.VMOptions{TCP: true, Dockerd: wrapped, Args: []string{"--userns-remap=dockremap"}})
+	if out := docker(t, vm, "info", "-f", "{{.SecurityOptions}}"); !strings.Contains(out, "name=userns") {
+		t.Fatalf("the engine's security options: %s", out)
+	}
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	before := firewall(t, vm)
+	for _, url := range []string{vm.URL(), "unix://" + vm.Socket()} {
+		h := newHostBeside(h)
+		h.watch(url)
+		r := h.start("--resolver", "resolv.conf")
+		h.reaches("web.docker")
+		r.signal(syscall.SIGTERM)
+		if after := firewall(t, vm); after != before {
+			t.Errorf("the VM's firewall is not as before:\n%s\nbefore:\n%s", after, before)
+		}
+	}
+}
+
+// newHostBeside is the same host with other settings.
+func newHostBeside(h *host) *host {
+	other := *h
+	other.args = []string{"--state-dir", h.dir + "/other", "--control", h.dir + "/other.sock"}
+	return &other
 }
