@@ -234,6 +234,8 @@ func explain(r Route, err error) error {
 		return fmt.Errorf("link %s is down: %w", r.Dev, err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("changing routes needs root: %w", err)
+	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("the kernel has no room for it now; it is tried again with the next look: %w", err)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("the kernel finds no sense in it: %w", err)
 	}

@@ -422,3 +422,13 @@ func TestSystemWatchFlood(t *testing.T) {
 	})
 	apply(t, nil, routes("10.1.0.0/16 dev bridge100"))
 }
+
+// TestExplainFull: what this kernel cannot be brought to say here.
+func TestExplainFull(t *testing.T) {
+	for _, errno := range []error{unix.ENOBUFS, unix.ENOMEM} {
+		err := explain(Route{}, errno)
+		if !errors.Is(err, errno) || !strings.Contains(err.Error(), "it is tried again") {
+			t.Errorf("%v: %v", errno, err)
+		}
+	}
+}
