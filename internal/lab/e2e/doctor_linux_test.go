@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/doctor"
 	"github.com/fairlead-dev/fairlead/internal/lab"
@@ -31,7 +32,7 @@ func (h *host) report(args ...string) (r doctor.Report) {
 // names waits until doctor, or trace, names this link and no other; "" for none. It returns the command that mends it.
 func (h *host) names(link string, args ...string) (hint string) {
 	h.t.Helper()
-	h.eventually(strings.Join(args, " ")+" names "+link, func() error {
+	h.within(time.Minute, strings.Join(args, " ")+" names "+link, func() error {
 		r := h.report(args...)
 		var red []string
 		var walk func(checks []doctor.Check)
@@ -112,7 +113,7 @@ func TestDoctor(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		h.eventually("doctor and trace see that nothing comes back", func() error {
+		h.within(time.Minute, "doctor and trace see that nothing comes back", func() error {
 			for _, args := range [][]string{{"doctor"}, {"trace", "web.docker"}} {
 				b := h.report(args...).Broken
 				if b == nil || b.Name != "packet" && b.Name != "pilot" || b.Hint == "" {
@@ -226,7 +227,7 @@ func TestVPN(t *testing.T) {
 	}
 	refused := func(route string) {
 		h.t.Helper()
-		h.eventually("the clash is named", func() error {
+		h.within(time.Minute, "the clash is named", func() error {
 			for _, s := range h.status().Subnets {
 				if s.Network == "office" && (s.State != "refused" || !strings.Contains(s.Why, route+" dev tun9")) {
 					return fmt.Errorf("%+v", s)
@@ -243,7 +244,7 @@ func TestVPN(t *testing.T) {
 	}
 	free := func() {
 		h.t.Helper()
-		h.eventually("the network is back", func() error {
+		h.within(time.Minute, "the network is back", func() error {
 			if h.dig("desk.docker", "A") != "10.9.0.2" {
 				return errors.New("desk.docker is not answered")
 			}
