@@ -2,7 +2,7 @@
 # dnsbench.sh JUDGE FAIRLEAD: the whole agent beside other DNS servers and a C program that echoes datagrams, with 1,000 and 100,000 names.
 # JUDGE is the folder with bench.sh, FAIRLEAD the binary. Needs root; runs in a network namespace of its own, where nobody else's
 # packets and rules are. Exit 1: fairlead missed a limit; the lines that begin with FAIL say which. Variables:
-#   NAMES="1000 100000"  ROUNDS=7  LAT_ROUNDS=5
+#   NAMES="1000 100000"  ROUNDS=7  LAT_ROUNDS=5  RETRY=12: how often a slice is measured again in which others were busy
 #   PEERS=nsd,knot,unbound,dnsmasq   of those installed (Debian: nsd knot unbound dnsmasq-base)
 #   COREDNS=PATH   a CoreDNS; go install github.com/coredns/coredns@v1.15.0 makes one
 set -eu
@@ -13,11 +13,11 @@ if [ -z "${FAIRLEAD_DNSBENCH_NETNS:-}" ]; then
 fi
 ip link set lo up
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+judge=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$1/." "$work/judge" && chmod -R u+w "$work/judge" # it builds beside itself
-export BENCH_DATA=$work/data BENCH_LOGS=$work/logs
+export BENCH_BIN=${BENCH_BIN:-$here/bin/dnsbench} BENCH_DATA=$work/data BENCH_LOGS=$work/logs
 (cd "$here" && go build -o "$work/plain" ./dnsserver/testdata/plain)
 installed=
 for peer in ${PEERS:-nsd knot unbound dnsmasq}; do
@@ -38,12 +38,12 @@ failed=0
 judge() { # what it is, then bench.sh's arguments
 	echo "== $1"
 	shift
-	bash "$work/judge/bench.sh" "$@" "$fairlead" 2>>"$work/progress" || failed=1
+	bash "$judge/bench.sh" "$@" "$fairlead" 2>"$work/progress" || { tail -n 3 "$work/progress"; failed=1; }
 }
 for n in ${NAMES:-1000 100000}; do # the limits: docs/benchmarks.md
 	cpu=1.12 qps=0.88 memory=16
 	[ "$n" -le 1000 ] || cpu=1.25 qps=0.80 memory=48
-	common="--judge fairlead --rounds ${ROUNDS:-7} --lat-rounds ${LAT_ROUNDS:-5}"
+	common="--judge fairlead --retry ${RETRY:-12} --rounds ${ROUNDS:-7} --lat-rounds ${LAT_ROUNDS:-5}"
 	judge "$n names, server and generator on a CPU each" -n "$n" ${installed:+-P "${installed#,}"} $common --max-cpu $cpu --min-qps $qps --max-rss $memory "${others[@]}"
 	judge "$n names, on whatever CPU" -n "$n" $common --free --lat-cpu free --echo-threads 2 --max-p50 1.3 --max-p99 1.6
 	judge "$n names, EDNS in every question" -n "$n" $common --edns --max-cpu $cpu
