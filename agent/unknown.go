@@ -73,7 +73,7 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 	if stands := a.candidates(name); len(stands) > 0 && a.asking.begin() {
 		var asked sync.WaitGroup // at once: one that hangs must not hide what another knows
 		for _, e := range *a.apis.Load() {
-			asked.Go(func() { e.Ask(ctx, stands.pattern(), stands.id(), stands.of) })
+			asked.Go(func() { e.Ask(ctx, stands, stands.pattern(), stands.of) })
 		}
 		asked.Wait()
 	}
@@ -157,14 +157,4 @@ func (c candidates) pattern() string {
 		all = append(all, project+"[-_]"+loose(service)+"[-_][0-9]+")
 	}
 	return "(?i)^/?(" + strings.Join(all, "|") + ")$"
-}
-
-// id is the candidate that may be a container's short id, "" when none is.
-func (c candidates) id() string {
-	for _, s := range c {
-		if len(s) == 12 && strings.Trim(s, "0123456789abcdef") == "" {
-			return s
-		}
-	}
-	return ""
 }

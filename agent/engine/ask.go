@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"regexp"
+	"strings"
 	"time"
 )
 
@@ -15,25 +17,39 @@ func (e *Engine) Pending() bool {
 	return s != nil && s.pending.Load()
 }
 
-// Ask makes the watch look at the running containers that wanted holds for, without waiting for an event: among those whose name
-// matches the pattern (RE2), of which wanted sees what a list tells, and the one whose id is, or begins with, id unless that
-// is "". It costs the engine two calls, and one for each container found, of which there are no more than maxFound.
-func (e *Engine) Ask(ctx context.Context, pattern, id string, wanted func(Container) bool) {
+// Ask makes the watch look at the running containers that wanted holds for, without waiting for an event: those whose name in
+// Docker's sense matches the pattern (RE2), of which wanted sees what a list tells, and the one whose id is, or begins with, one of
+// the names. It costs the engine two calls, and one for each container found, of which there are no more than maxFound. One that
+// does not heed the pattern, and lists all it has, is asked about the names alone from then on.
+func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted func(Container) bool) {
 	s := e.live.Load()
-	if s == nil {
+	matches, err := regexp.Compile(pattern)
+	if s == nil || err != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var found []string
-	filters, _ := json.Marshal(map[string][]string{"name": {pattern}})
-	_ = s.conn.eachListed(ctx, url.Values{"filters": {string(filters)}}, func(c Container) {
-		if len(found) < maxFound && wanted(c) {
-			found = append(found, c.ID)
+	if !s.listsAll.Load() {
+		listing, stop := context.WithCancel(ctx)
+		filters, _ := json.Marshal(map[string][]string{"name": {pattern}})
+		_ = s.conn.eachListed(listing, url.Values{"filters": {string(filters)}}, func(c Container) {
+			switch {
+			case !matches.MatchString(c.Name):
+				s.listsAll.Store(true)
+				stop() // it may be 100,000
+			case len(found) < maxFound && wanted(c):
+				found = append(found, c.ID)
+			}
+		})
+		stop()
+	}
+	for _, name := range names {
+		isID := len(name) >= 12 && strings.Trim(name, "0123456789abcdef") == ""
+		if !isID && !s.listsAll.Load() {
+			continue
 		}
-	})
-	if id != "" {
-		if in, err := s.conn.ContainerInspect(ctx, id); err == nil && in.ContainerJSONBase != nil && in.ID != "" {
+		if in, err := s.conn.ContainerInspect(ctx, name); err == nil && in.ContainerJSONBase != nil && in.ID != "" {
 			found = append(found, in.ID)
 		}
 	}

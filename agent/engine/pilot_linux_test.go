@@ -185,7 +185,7 @@ func (v *inEngine) testAsk() {
 	}
 	v.docker("create", "--name", "my-app", "web", "sleep")
 	var seen []string
-	w.e.Ask(v.t.Context(), "(?i)^/?(my[-_]app|none)$", v.inspect("my-app2").ID[:12], func(c Container) bool {
+	w.e.Ask(v.t.Context(), []string{"my-app2", v.inspect("my-app2").ID[:12]}, "(?i)^/?(my[-_]app|none)$", func(c Container) bool {
 		seen = append(seen, c.Name)
 		return true
 	})

@@ -141,7 +141,8 @@ type session struct {
 	busy  int  // how many things are hinted at or looked at, and not told
 	poke  chan struct{}
 
-	pending atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
+	pending  atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
+	listsAll atomic.Bool // the engine heeds no pattern of names
 }
 
 // unlock ends a change of what mu guards.

@@ -936,27 +936,27 @@ func TestAsk(t *testing.T) {
 	if e := at(d.url); e.Pending() {
 		t.Error("pending before there is a watch")
 	} else {
-		e.Ask(t.Context(), "web", "", all) // nobody to look: nothing happens
+		e.Ask(t.Context(), []string{"web"}, "web", all) // nobody to look: nothing happens
 	}
 	w := watch(t, d.url, brisk())
 	w.untilListed()
 	for _, odd := range []string{"", "(", "^/?web$", "a/b"} {
-		w.e.Ask(t.Context(), odd, odd, all)
+		w.e.Ask(t.Context(), []string{odd, "../info"}, odd, all)
 	}
 	d.untilSubscribed()
 	d.mu.Lock()
 	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
 	d.mu.Unlock()
 	id := d.run("web", "bridge")
-	w.e.Ask(t.Context(), "^/?(none|web)$", "", func(c Container) bool { return c.Name == "web" })
+	w.e.Ask(t.Context(), []string{"none", "web"}, "^/?(none|web)$", func(c Container) bool { return c.Name == "web" })
 	w.untilNames("web=" + d.addr(id))
 	db, other := d.run("db", "bridge"), d.run("other", "bridge")
-	w.e.Ask(t.Context(), "^none$", db, all)
+	w.e.Ask(t.Context(), []string{"other", db}, "^none$", all)
 	w.untilNames("db=" + d.addr(db) + " web=" + d.addr(id))
 	d.mu.Lock()
 	before := d.inspects[other]
 	d.mu.Unlock()
-	w.e.Ask(t.Context(), "other", "", func(Container) bool { return false })
+	w.e.Ask(t.Context(), []string{"other"}, "other", func(Container) bool { return false })
 	d.mu.Lock()
 	if d.inspects[other] != before {
 		t.Error("a container that is not wanted was looked at")
@@ -967,6 +967,38 @@ func TestAsk(t *testing.T) {
 	if w.e.Pending() {
 		t.Error("pending after the watch")
 	}
+}
+
+// An engine that lists all it has, whatever it was asked for, is asked so once, and then about the names.
+func TestAskListsAll(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	for i := range 5 {
+		d.run(fmt.Sprint("other", i), "bridge")
+	}
+	w := watch(t, d.url, brisk())
+	w.untilListed()
+	d.untilSubscribed()
+	lists := 0
+	d.setHook(func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		if strings.HasSuffix(r.URL.Path, "/containers/json") && strings.Contains(r.URL.RawQuery, "name") {
+			lists++
+			r.URL.RawQuery = ""
+		}
+		handle(rw, r)
+	})
+	d.mu.Lock()
+	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
+	d.mu.Unlock()
+	id := d.run("web", "bridge")
+	for range 3 {
+		w.e.Ask(t.Context(), []string{"none", "web"}, "^/?(none|web)$", func(c Container) bool { return c.Name == "web" })
+	}
+	w.until("web", func() bool { return w.containers[id].Name == "web" })
+	if lists != 1 {
+		t.Errorf("%d lists", lists)
+	}
+	w.wantNoLoss()
 }
 
 // What the engine hinted at is pending until it was told.
