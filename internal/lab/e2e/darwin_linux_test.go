@@ -375,8 +375,10 @@ func TestMacTunnel(t *testing.T) {
 		r := m.start()
 		m.answers("web.docker", ip)
 		m.eventually("ping", func() error {
-			_, err := m.Run(t.Context(), "ping", "-c1", "-W1", ip)
-			return err
+			if _, err := m.Run(t.Context(), "ping", "-c1", "-W1", ip); err != nil {
+				return fmt.Errorf("%w; %+v", err, m.status().Engines[0].Tunnel)
+			}
+			return nil
 		})
 		if out, err := m.Run(t.Context(), "curl", "-sS", "--max-time", "20", "http://"+ip+"/"); err != nil {
 			t.Errorf("curl: %v %s", err, out)
