@@ -979,10 +979,10 @@ func TestAskListsAll(t *testing.T) {
 	w := watch(t, d.url, brisk())
 	w.untilListed()
 	d.untilSubscribed()
-	lists := 0
+	var lists atomic.Int32
 	d.setHook(func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
 		if strings.HasSuffix(r.URL.Path, "/containers/json") && strings.Contains(r.URL.RawQuery, "name") {
-			lists++
+			lists.Add(1)
 			r.URL.RawQuery = ""
 		}
 		handle(rw, r)
@@ -995,7 +995,7 @@ func TestAskListsAll(t *testing.T) {
 		w.e.Ask(t.Context(), []string{"none", "web"}, "^/?(none|web)$", func(c Container) bool { return c.Name == "web" })
 	}
 	w.until("web", func() bool { return w.containers[id].Name == "web" })
-	if lists != 1 {
+	if lists := lists.Load(); lists != 1 {
 		t.Errorf("%d lists", lists)
 	}
 	w.wantNoLoss()
