@@ -83,10 +83,11 @@ fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
 		echo "fuzz $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-20s} $$p || exit 1; done; done
 
 .PHONY: package
-package: build ## build archives, macOS packages, debs and a Homebrew formula in dist/
+package: build ## build archives, macOS packages, debs, a Homebrew formula, Windows packages in dist/
 	@rm -rf dist
 	@for t in $(OSES); do os=$${t%/*}; arch=$${t#*/}; ext=; [ $$os = windows ] && ext=.exe; \
 		GOOS=$$os GOARCH=$$arch $(STATIC) go build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o dist/bin/$$os-$$arch/fairlead$$ext ./cmd/fairlead || exit 1; done
+	@packaging/windows/package.sh '$(VERSION)' dist/bin dist '$(WINELAB)'
 	@packaging/package.sh '$(VERSION)' bin/fairlead
 
 .PHONY: clean
