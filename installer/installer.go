@@ -259,6 +259,7 @@ func Run(body func(context.Context) error) error {
 		})
 		return body(ctx)
 	}
+	go arm() // not waited for: the manager may be locked while this host starts
 	// Windows' service manager speaks to a handler instead of sending signals.
 	s, err := service.New(&program{body: body, done: make(chan error, 1)}, &service.Config{Name: serviceName})
 	if err != nil {

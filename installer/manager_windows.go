@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/kardianos/service"
 	"golang.org/x/sys/windows"
@@ -215,6 +217,22 @@ func write(d definition, again bool) error {
 	})
 }
 
+// arm gives this service, where a package has made it, what packages cannot say: recovery actions and a delayed start. What
+// somebody has set stays.
+func arm() {
+	err := with(func(s *mgr.Service) error {
+		if actions, err := s.RecoveryActions(); err != nil || len(actions) > 0 {
+			return err
+		}
+		delayed := windows.SERVICE_DELAYED_AUTO_START_INFO{IsDelayedAutoStartUp: 1}
+		return errors.Join(s.SetRecoveryActions(recovery, recoveryReset), s.SetRecoveryActionsOnNonCrashFailures(true),
+			windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, (*byte)(unsafe.Pointer(&delayed))))
+	})
+	if err != nil {
+		slog.Warn("the service is not restarted when it fails", "err", err)
+	}
+}
+
 func remove() error {
 	if err := stop(); err != nil {
 		return err
@@ -242,9 +260,18 @@ func start() error {
 	})
 }
 
-// stop is not kardianos/service's, which waits forever for a service that does not stop.
+// stop is not kardianos/service's, which waits forever for a service that does not stop. It returns when the process is gone, too:
+// until then its file is busy.
 func stop() error {
 	return with(func(s *mgr.Service) error {
+		if now, err := s.Query(); err == nil && now.ProcessId != 0 {
+			if process, err := windows.OpenProcess(windows.SYNCHRONIZE, false, now.ProcessId); err == nil {
+				defer func() {
+					_, _ = windows.WaitForSingleObject(process, 20_000) // ms
+					_ = windows.CloseHandle(process)
+				}()
+			}
+		}
 		if _, err := s.Control(svc.Stop); err != nil && !errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) {
 			return fmt.Errorf("stopping the service: %w", err)
 		}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+	"golang.org/x/sys/windows"
 	"golang.org/x/sys/windows/registry"
 )
 
@@ -279,5 +282,41 @@ func TestDetect(t *testing.T) {
 	}
 	if m, _, err := Detect(t.Context(), "resolv.conf"); err == nil || !strings.Contains(err.Error(), "auto none nrpt") {
 		t.Errorf("resolv.conf: %q, %v", m, err)
+	}
+}
+
+// Windows goes by a rule of ours when it is there, and not when it is gone; Verify tells which.
+func TestSystemVerify(t *testing.T) {
+	system(t)
+	if windows.NewLazySystemDLL("ntdll.dll").NewProc("wine_get_version").Find() == nil {
+		t.Skip("Wine has no policy table: names go to Linux's resolver")
+	}
+	server := DefaultListen(NRPT)
+	conn, err := net.ListenPacket("udp", server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		if q.Question[0].Qtype == dns.TypeA {
+			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: server.Addr().AsSlice()}}
+		}
+		_ = w.WriteMsg(m)
+	})
+	s := &dns.Server{PacketConn: conn, Handler: answer}
+	done := make(chan error, 1)
+	go func() { done <- s.ActivateAndServe() }()
+	t.Cleanup(func() {
+		if err := errors.Join(s.Shutdown(), <-done); err != nil {
+			t.Error(err)
+		}
+	})
+	p := pass(t, renderNRPT(t, "fairlead-test"), nil)
+	if err := Verify(t.Context(), NRPT, "ns.fairlead-test", server.Addr()); err != nil {
+		t.Error(err)
+	}
+	pass(t, nil, p.Owned)
+	if err := Verify(t.Context(), NRPT, "ns.fairlead-test", server.Addr()); err == nil {
+		t.Error("Windows still goes by the rule")
 	}
 }
