@@ -220,6 +220,12 @@ func write(d definition, again bool) error {
 // arm gives this service, where a package has made it, what packages cannot say: recovery actions and a delayed start. What
 // somebody has set stays.
 func arm() {
+	if k, err := registry.OpenKey(registry.LOCAL_MACHINE, serviceKey+`\Parameters`, registry.QUERY_VALUE); err == nil {
+		defer k.Close()
+		if _, _, err := k.GetStringValue(recordValue); err == nil {
+			return // install made it, and has set them
+		}
+	}
 	err := with(func(s *mgr.Service) error {
 		if actions, err := s.RecoveryActions(); err != nil || len(actions) > 0 {
 			return err
