@@ -108,7 +108,8 @@ func TestReplaceRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	paths := []string{r.path("folder")}
-	if os.Symlink(r.path("target"), r.path("link")) == nil {
+	_ = os.Symlink(r.path("target"), r.path("link"))
+	if _, err := os.Lstat(r.path("link")); err == nil { // not every OS lets everybody make one, and Wine only says so
 		paths = append(paths, r.path("link"))
 	}
 	r.replace(paths)

@@ -48,7 +48,7 @@ if [ -d "$winelab" ]; then
 	WINEDEBUG=-all bash $winelab/winelab.sh setup > bin/winelab.log 2>&1 || { cat bin/winelab.log; exit 1; }
 fi
 
-go test -race -timeout 10m ./...
+go test -race -timeout 20m ./...
 
 if [ -d "$darwinlab" ]; then
 	echo "as darwin/amd64 binaries:"
