@@ -48,7 +48,8 @@ func (s pilotState) shuts(n Subnet) (why, hint string) {
 
 const (
 	pilotTimeout    = 30 * time.Second // to load its image, start it and hear it
-	askAgain        = 2 * time.Second
+	askAgainMin     = time.Second      // containers that were silent on the way around a firewall
+	askAgainMax     = 30 * time.Second
 	pilotLinger     = 5 * time.Second // how long one that is not needed is kept
 	pilotBackoffMin = 250 * time.Millisecond
 	pilotBackoffMax = 15 * time.Second
@@ -79,8 +80,9 @@ func (a *Agent) admission(w *watched) (adm tunnel.Admission, needed bool) {
 func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 	var p pilot
 	var around detour
-	var idle time.Time // when a pilot was last needed
-	pause := pilotBackoffMin
+	var idle time.Time  // when a pilot was last needed
+	var asked time.Time // when it was last told what to admit
+	pause, again := pilotBackoffMin, askAgainMin
 	defer func() { p.close() }()
 	for tries := 0; ctx.Err() == nil; {
 		a.piloting.RLock()
@@ -118,7 +120,11 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 				around = around.failed(err)
 			}
 			poke(w.kick)
-		case len(want.Subnets) > 0 && !reflect.DeepEqual(want, p.admitted):
+		case len(want.Subnets) > 0 && (!reflect.DeepEqual(want, p.admitted) || around.taken() && time.Since(asked) >= again && !a.allOpen(w)):
+			if again = min(2*again, askAgainMax); !reflect.DeepEqual(want, p.admitted) {
+				again = askAgainMin
+			}
+			asked = time.Now()
 			var r tunnel.Report
 			if r, err = a.admit(ctx, w, p.lease, want, around); err == nil {
 				p.admitted = want
@@ -137,7 +143,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			}
 		}
 		if p.lease != nil && around.taken() && !a.allOpen(w) {
-			retry = time.After(askAgain) // there may be another container to ask
+			retry = time.After(again) // what drops the containers' answers may be gone by then
 		}
 		var done <-chan struct{}
 		var reports <-chan tunnel.Report

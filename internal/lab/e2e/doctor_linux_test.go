@@ -125,8 +125,7 @@ func TestDoctor(t *testing.T) {
 		if _, err := vm.Run(ctx, "nft", "delete", "table", "inet", "stranger"); err != nil {
 			t.Fatal(err)
 		}
-		r.signal(syscall.SIGTERM) // the way that was taken meanwhile is kept as long as the agent lives
-		r = h.start("--resolver", "resolv.conf")
+		h.fairlead("setup-network")
 		h.names("", "doctor")
 	})
 
