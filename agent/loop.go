@@ -615,7 +615,7 @@ func (a *Agent) engineOf(rs []routes.Route) []ownedRoute {
 
 // passNames gives the zone the names of the changed containers, or of all.
 func (a *Agent) passNames(all bool) {
-	names := map[string]bool{}
+	update := map[string]*dnsserver.Record{}
 	for _, w := range a.engines {
 		at := w.placed
 		if all || w.slot == 0 {
@@ -632,11 +632,13 @@ func (a *Agent) passNames(all bool) {
 			if w.moving != nil {
 				w.moving[number] = true
 			}
-			for _, n := range a.names.put(ownerOf(w.slot, number), old, claims(at, w.containers.Get(number))) {
-				names[n] = true
+			names := a.names.put(ownerOf(w.slot, number), old, claims(at, w.containers.Get(number)))
+			if a.zone == nil {
+				return
 			}
-			if len(names) > 1<<12 { // else all of them would lie about at once
-				a.publish(names)
+			maps.Copy(update, a.names.records(names, a.cfg.Domains)) // now, while the directory remembers this container's claims
+			if len(update) > 1<<12 {                                 // else all of them would lie about at once
+				a.publish(update)
 			}
 		}
 		for number, before := range w.changed {
@@ -651,7 +653,7 @@ func (a *Agent) passNames(all bool) {
 			w.placed, w.moving = at, nil
 		}
 	}
-	a.publish(names)
+	a.publish(update)
 }
 
 // claimsOf are the claims of a container as the directory last had them.
@@ -681,14 +683,11 @@ func (a *Agent) standing(w *watched) place {
 	return a.place(w)
 }
 
-// publish gives the zone what the names answer now, and empties the set.
-func (a *Agent) publish(names map[string]bool) {
-	if len(names) == 0 || a.zone == nil {
-		clear(names)
+// publish gives the zone what names answer now, and empties the map.
+func (a *Agent) publish(update map[string]*dnsserver.Record) {
+	if len(update) == 0 {
 		return
 	}
-	update := a.names.records(slices.Sorted(maps.Keys(names)), a.cfg.Domains)
-	clear(names)
 	a.zone.Update(update)
 	for name, r := range update {
 		if r != nil && a.zone.Denied(name) {
@@ -696,6 +695,7 @@ func (a *Agent) publish(names map[string]bool) {
 			break
 		}
 	}
+	clear(update)
 }
 
 // keepForgetting has the OS forget its answers whenever resolver entries have changed, and when a name appears that was denied

@@ -811,8 +811,10 @@ func (s *session) list(ctx context.Context, send func(batch)) error {
 		return err
 	}
 	send(batch{networks: nets})
-	ctx, cancel := context.WithTimeout(ctx, 3*s.pace.call)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	patience := time.AfterFunc(3*s.pace.call, cancel) // for each batch: how long all take is a matter of how many there are
+	defer patience.Stop()
 	out := s.wayOut(ctx, nil)
 	var b batch
 	if err := s.conn.eachListed(ctx, nil, func(c Container) {
@@ -822,6 +824,7 @@ func (s *session) list(ctx context.Context, send func(batch)) error {
 		if b.containers = append(b.containers, out.of(c)); len(b.containers) == perBatch {
 			send(b)
 			b = batch{}
+			patience.Reset(3 * s.pace.call)
 		}
 	}); err != nil {
 		return fmt.Errorf("listing containers: %w", err)
