@@ -39,7 +39,7 @@ func TestWatchOverlay(t *testing.T) {
 		return false
 	}
 	w.until("its way out is known", func() bool {
-		return has(listed, "over", "172.18.0.9") && has(listed, gwbridge, "172.18.0.9") && has(listed, "over", d.addr(listed))
+		return has(listed, "over", "172.18.0.9") && has(listed, gwbridge, "172.18.0.9") && has(listed, "over", d.addr(listed)) && has(plain, "bridge", d.addr(plain))
 	})
 	if len(w.containers[plain].Endpoints) != 1 {
 		t.Errorf("the one on a bridge has %+v", w.containers[plain].Endpoints)
