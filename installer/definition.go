@@ -183,8 +183,8 @@ RestartPreventExitStatus=2 3
 TimeoutStopSec=30
 RuntimeDirectory=fairlead
 StateDirectory=fairlead
-` + w.String() + `# Links and routes; pings; port 53; an engine's socket and keys that are a user's.
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_OVERRIDE
+` + w.String() + `# Links and routes; pings; port 53; an engine's socket and keys that are a user's; ssh, which runs as that user.
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID
 DeviceAllow=/dev/net/tun rw
 DevicePolicy=closed
 LockPersonality=yes
