@@ -275,7 +275,28 @@ func (e *Engine) RemovePilot(ctx context.Context, instance string) error {
 	if err := conn.removePilot(ctx, Pilot{Instance: instance}); err != nil {
 		return fmt.Errorf("removing the pilot: %w", err)
 	}
+	if err := conn.removeDead(ctx, instance); err != nil {
+		return fmt.Errorf("removing what is left of earlier pilots: %w", err)
+	}
 	conn.removeImages(ctx, "")
+	return nil
+}
+
+// removeDead removes pilots of this instance that have lost their name: an engine that is killed while it removes a container
+// lists it as dead from then on.
+func (c *connection) removeDead(ctx context.Context, instance string) error {
+	left, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", PilotLabel+"="+instance))})
+	if err != nil {
+		return err
+	}
+	for _, l := range left {
+		if l.Labels[PilotLabel] != instance {
+			continue
+		}
+		if err := c.ContainerRemove(ctx, l.ID, container.RemoveOptions{Force: true}); err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) {
+			return err
+		}
+	}
 	return nil
 }
 
