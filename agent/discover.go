@@ -145,7 +145,7 @@ func (a *Agent) keepEngines(ctx context.Context) {
 		for _, f := range fresh {
 			a.mu.Lock()
 			w := a.watch(f)
-			a.renameAll()
+			a.markLocked(dirty{names: true}) // what one engine is called matters once there are several
 			a.mu.Unlock()
 			a.log.Info("engine appeared", "engine", w.cfg.Name, "url", w.cfg.URL, "provider", f.Provider, "why", f.Why)
 			begin(w)
@@ -233,9 +233,5 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	}); err != nil {
 		a.problem("journal", err)
 	}
-	a.renameAll()
-	a.markLocked(dirty{routes: true})
+	a.markLocked(dirty{routes: true, names: true})
 }
-
-// renameAll has all names decided anew: what one engine is called matters once there are several.
-func (a *Agent) renameAll() { a.markLocked(dirty{names: true}) }

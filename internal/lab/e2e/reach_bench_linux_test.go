@@ -128,17 +128,13 @@ func openDirect(b testing.TB) (*host, *lab.VM) {
 	return h, vm
 }
 
-func openGateway(b testing.TB) (*host, *lab.VM) {
-	h := newHost(b)
-	vm := h.StartVM(b, lab.VMOptions{TCP: true})
-	h.watch(vm.URL())
-	h.start("--resolver", "none")
-	return h, vm
-}
+func openGateway(b testing.TB) (*host, *lab.VM) { return openByAgent(b, lab.VMOptions{TCP: true}) }
+func openTunnel(b testing.TB) (*host, *lab.VM)  { return openByAgent(b, lab.VMOptions{Sealed: true}) }
 
-func openTunnel(b testing.TB) (*host, *lab.VM) {
+// openByAgent is a VM that a running fairlead reaches in the way that its options leave.
+func openByAgent(b testing.TB, o lab.VMOptions) (*host, *lab.VM) {
 	h := newHost(b)
-	vm := h.StartVM(b, lab.VMOptions{Sealed: true})
+	vm := h.StartVM(b, o)
 	h.watch(vm.URL())
 	h.start("--resolver", "none")
 	return h, vm
