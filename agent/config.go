@@ -228,7 +228,9 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 		if !dnsserver.ValidName(d) {
 			return c, usage("a domain is written: --domain docker", "domain %q is no DNS name", d)
 		}
-		if slices.Contains([]string{"local", "localhost", "com", "net", "org", "arpa"}, d) {
+		// The reverse zones are served by who has the addresses; so do we, of each subnet that is reached.
+		if slices.Contains([]string{"local", "localhost", "com", "net", "org", "arpa"}, d) ||
+			strings.HasSuffix("."+d, ".in-addr.arpa") || strings.HasSuffix("."+d, ".ip6.arpa") {
 			return c, usage("choose one that nobody else serves: --domain docker", "domain %q is served by others", d)
 		}
 		if !slices.Contains(c.Domains, d) {

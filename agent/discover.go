@@ -14,6 +14,9 @@ import (
 
 var errNotHeard = errors.New("not heard yet")
 
+// nothingFound is why docker's default is waited for.
+const nothingFound = "no other engine is found"
+
 const (
 	discoverEvery = 5 * time.Second // a look costs a few hundred file operations
 	goneAfter     = 6               // looks in vain for an engine that does not answer either
@@ -56,7 +59,7 @@ func discover(cfg Config) ([]platform.Endpoint, []Skipped) {
 		skipped = append(skipped, Skipped{Provider: p.Provider, Path: oneLine(p.Path), Why: oneLine(p.Err.Error()), Hint: oneLine(p.Hint)})
 	}
 	if len(found) == 0 {
-		found = append(found, platform.Endpoint{Name: "default", URL: platform.DefaultEngine, Provider: "native", Chosen: true, Why: "no other engine is found"})
+		found = append(found, platform.Endpoint{Name: "default", URL: platform.DefaultEngine, Provider: "native", Chosen: true, Why: nothingFound})
 	}
 	return found, skipped
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -211,5 +212,27 @@ func TestDiscover(t *testing.T) {
 	}
 	if found, skipped = discover(Config{Engines: []EngineConfig{{}}, Homes: []string{home}}); found != nil || skipped != nil {
 		t.Errorf("looked for, though one is named: %v, %v", found, skipped)
+	}
+}
+
+// Where no engine answers, what was skipped may be the one that is meant: a home that is not there is named, too.
+func TestNobodyAnswers(t *testing.T) {
+	home := filepath.Join(t.TempDir(), "none")
+	cfg := Config{Homes: []string{home}}
+	_, skipped := discover(cfg)
+	if len(skipped) != 1 {
+		t.Fatalf("skipped %+v", skipped)
+	}
+	for _, c := range []struct{ why, hint string }{{nothingFound, "--home DIR"}, {"DOCKER_HOST names it", "start the engine"}} {
+		a := finder(t)
+		w := a.watch(platform.Endpoint{Name: "default", URL: "unix:///nowhere.sock", Why: c.why})
+		w.err = engine.ErrNoAnswer
+		err := nobody(w, skipped)
+		if p := Explain(err); !errors.Is(err, engine.ErrNoAnswer) || !strings.Contains(p.Error(), "engine default: ") || !strings.Contains(p.Error(), "home: "+home) || !strings.Contains(p.Hint, c.hint) {
+			t.Errorf("%s: %v\nhint: %s", c.why, p, p.Hint)
+		}
+		if err := nobody(w, nil); strings.Contains(err.Error(), "skipped") {
+			t.Error(err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -34,8 +35,7 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 	a.take(found, skipped)
 	a.hearAll(ctx)
 	if !slices.ContainsFunc(a.engines, func(w *watched) bool { return w.up }) {
-		w := a.engines[0]
-		return a.Status(), fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)
+		return a.Status(), nobody(a.engines[0], skipped)
 	}
 
 	a.mu.Lock()
@@ -64,6 +64,23 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 	s := a.Status()
 	a.verify(ctx, &s)
 	return s, nil
+}
+
+// nobody says that no engine answers: the first one's reason, and what was skipped, which may be the engine that was meant.
+func nobody(w *watched, skipped []Skipped) error {
+	err := fmt.Errorf("engine %s: %w", w.cfg.Name, w.err)
+	if len(skipped) == 0 {
+		return err
+	}
+	hint := Explain(err).Hint
+	if w.found != nil && w.found.Why == nothingFound {
+		hint = skipped[0].Hint
+	}
+	var lines []string
+	for _, s := range skipped {
+		lines = append(lines, fmt.Sprintf("%s: %s: %s", s.Provider, s.Path, s.Why))
+	}
+	return &Problem{Code: Explain(err).Code, Err: fmt.Errorf("%w; skipped: %s", err, strings.Join(lines, "; ")), Hint: hint}
 }
 
 // Undone is what a teardown took back and what it had to leave.

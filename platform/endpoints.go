@@ -443,6 +443,9 @@ func normalURL(raw string, tls bool) (string, error) {
 		if err != nil || u.User.String() != "" && !hostName(u.User.String()) || !hostName(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" {
 			return "", fmt.Errorf("%.200q is not written ssh://user@host", raw)
 		}
+		if n, err := strconv.ParseUint(cmp.Or(u.Port(), "22"), 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("the port in %.200q is none", raw)
+		}
 		return u.String(), nil
 	}
 	return "", fmt.Errorf("%.20q endpoints are not spoken", scheme+"://")

@@ -412,6 +412,7 @@ func TestNormalURL(t *testing.T) {
 		{"ssh://", false, ""},
 		{"ssh://-oProxyCommand=x", false, ""},
 		{"ssh://ann:secret@dev", false, ""},
+		{"ssh://dev:99999", false, ""},
 		{"fd://", false, ""},
 		{"10.0.0.2:2375", false, ""},
 		{"tcp://10.0.0.2:2375\n", false, ""},

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -59,8 +60,8 @@ func ParseEndpoint(s, fallback string) (Endpoint, error) {
 			return ep, fmt.Errorf("engine %q: a socket is written unix:///path/to/docker.sock", s)
 		}
 	case "tcp":
-		if u.Hostname() == "" || u.Port() == "" {
-			return ep, fmt.Errorf("engine %q: a TCP endpoint is written tcp://HOST:PORT", s)
+		if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Hostname() == "" || err != nil || port == 0 {
+			return ep, fmt.Errorf("engine %q: a TCP endpoint is written tcp://HOST:PORT, its port from 1 to 65535", s)
 		}
 		query, err := url.ParseQuery(u.RawQuery)
 		delete(query, "certs")

@@ -80,7 +80,7 @@ func TestParseEndpoint(t *testing.T) {
 		{in: ""}, {in: "="}, {in: "dev="}, {in: "dev"}, {in: "=unix:///run/docker.sock"},
 		{in: "/var/run/docker.sock"}, {in: "192.168.99.100:2376"}, {in: "localhost:2375"},
 		{in: "unix://"}, {in: "unix://run/docker.sock"}, {in: "unix:"}, {in: "unix:/var/run/docker.sock"}, {in: "UNIX:///var/run/docker.sock"}, {in: "npipe://docker_engine"},
-		{in: "tcp://"}, {in: "tcp://10.0.0.1"}, {in: "tcp://:2375"}, {in: "tcp://10.0.0.1:port"}, {in: "tcp:///2375"}, {in: "tcp://[::1:2375"},
+		{in: "tcp://"}, {in: "tcp://10.0.0.1"}, {in: "tcp://:2375"}, {in: "tcp://10.0.0.1:port"}, {in: "tcp:///2375"}, {in: "tcp://10.0.0.1:99999"}, {in: "tcp://10.0.0.1:0"}, {in: "ssh://vm:99999"}, {in: "ssh://vm:0"}, {in: "tcp://[::1:2375"},
 		{"ssh://me@vm", Endpoint{Name: "default", URL: "ssh://me@vm"}, ""},
 		{"far=ssh://vm:2222/run/docker.sock", Endpoint{Name: "far", URL: "ssh://vm:2222/run/docker.sock"}, ""},
 		{in: "ssh://"}, {in: "ssh://-oProxyCommand=x"}, {in: "ssh://-l@vm"}, {in: "ssh://me:secret@vm"}, {in: "ssh://vm?x"}, {in: "ssh://vm/a;b"}, {in: "ssh://vm/$(x)"}, {in: "ssh://a b"},

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +34,9 @@ func sshArgs(raw string) ([]string, error) {
 		return nil, errors.New("all that may follow the host is a port and the socket's path")
 	case strings.Trim(u.Path, plain+"/") != "": // it goes through the other side's shell
 		return nil, errors.New("the socket's path may have letters, digits and -_. only")
+	}
+	if port, err := strconv.ParseUint(cmp.Or(u.Port(), "22"), 10, 16); err != nil || port == 0 {
+		return nil, errors.New("a port is a number from 1 to 65535")
 	}
 	args := []string{"-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"}
 	if user != "" {
