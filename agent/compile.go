@@ -129,6 +129,7 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	if s.Prefix.Addr().Is4() {
 		mode = "com.docker.network.bridge.gateway_mode_ipv4"
 	}
+	way := reach.To(s.Prefix)
 	switch neighbours := besides(n, s.Prefix, reach, host.links); {
 	case neighbours != "":
 		s.State, s.Why = OnLink, "its containers are neighbours of this host on "+neighbours
@@ -139,45 +140,46 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	case n.Options[mode] == "isolated":
 		s.State, s.Why = Unreachable, "an isolated network answers to nobody outside it, not even to its own VM"
 		return
-	case reach.Kind == platform.Native:
+	case way.Kind == platform.Native:
 		for _, t := range taken {
 			if t.State == Wanted && t.Prefix.Overlaps(s.Prefix) {
 				refuse("%v has it already", t)
 				return
 			}
 		}
-		s.State, s.Why = Native, reach.Why
+		s.State, s.Why = Native, way.Why
 		return
-	case reach.Kind == platform.Tunnel && reach.Dev == "":
-		s.State, s.Why = NoWay, "the tunnel is not up: "+reach.Why
+	case way.Kind == platform.Tunnel && way.Dev == "":
+		s.State, s.Why = NoWay, "the tunnel is not up: "+way.Why
 		s.Hint = "a tunnel lives as long as the agent: " + platform.Sudo + "fairlead run"
 		return
-	case reach.Kind == platform.Tunnel:
-		if s.Prefix.Addr().Is4() && !reach.Source.IsValid() || s.Prefix.Addr().Is6() && !reach.Source6.IsValid() {
-			s.State, s.Why = NoWay, "the tunnel does not carry this IP version"
-			return
-		}
-		s.Route = routes.Route{Dst: s.Prefix, Dev: reach.Dev}
-	case reach.Kind != platform.Gateway:
-		s.State, s.Why = NoWay, reach.Why
-		s.Hint = "name the VM's address: --gateway " + s.Engine + "=ADDR"
+	case way.Kind == platform.Tunnel && !way.Source.IsValid():
+		s.State, s.Why = NoWay, "the tunnel does not carry this IP version"
 		return
-	case s.Prefix.Addr().Is4() != reach.Via.Is4():
-		s.State, s.Why = NoWay, fmt.Sprintf("the VM's address %v is of the other IP version", reach.Via)
-		s.Hint = "a tunnel carries both: --gateway " + s.Engine + "=tunnel"
+	case way.Kind == platform.Tunnel:
+		s.Route = routes.Route{Dst: s.Prefix, Dev: way.Dev}
+	case way.Kind == platform.Gateway && way.Via.IsValid():
+		s.Route = routes.Route{Dst: s.Prefix, Via: way.Via, Dev: way.Dev}
+	case reach.Kind == platform.Gateway:
+		s.State, s.Why = NoWay, way.Why
+		s.Hint = "a tunnel carries both IP versions: --gateway " + s.Engine + "=tunnel"
 		return
 	default:
-		s.Route = routes.Route{Dst: s.Prefix, Via: reach.Via, Dev: reach.Dev}
+		s.State, s.Why = NoWay, way.Why
+		s.Hint = "name the VM's address: --gateway " + s.Engine + "=ADDR"
+		return
 	}
-	allowed := slices.ContainsFunc(allow, func(a netip.Prefix) bool { return within(s.Prefix, a) })
+	allowed := allowed(s.Prefix, allow)
 	if !private(s.Prefix) && !allowed {
 		refuse("%v is not a private range: a route would hide part of the Internet", s.Prefix)
 		s.Hint = "if you mean it: --allow-subnet " + s.Prefix.String()
 		return
 	}
-	if s.Prefix.Contains(reach.Via) {
-		refuse("it holds the VM's own address %v", reach.Via)
-		return
+	for _, vm := range []netip.Addr{reach.Via, way.Via} {
+		if s.Prefix.Contains(vm) {
+			refuse("it holds the VM's own address %v", vm)
+			return
+		}
 	}
 	for _, l := range host.links {
 		if s.Prefix.Contains(l.Prefix.Addr()) {
@@ -253,6 +255,11 @@ func private(p netip.Prefix) bool {
 var privateRanges = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
 	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fc00::/7"),
+}
+
+// allowed tells whether the user's settings let a route to p be made although policy is against it.
+func allowed(p netip.Prefix, allow []netip.Prefix) bool {
+	return slices.ContainsFunc(allow, func(a netip.Prefix) bool { return within(p, a) })
 }
 
 func within(p, outer netip.Prefix) bool {

@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "rewrite the golden parts of testdata")
 //	owned PREFIX via ADDR dev DEV                                  a route of the journal
 //	-- engines --
 //	engine NAME native|none|gateway|tunnel [via ADDR] [dev DEV] [source ADDR]...
+//	other native|none|gateway|tunnel [via ADDR] [dev DEV] [source ADDR]   of the engine above: for the other IP version
 //	network NAME DRIVER PREFIX... [OPTION=VALUE...]                of the engine above, as are
 //	carried PREFIX via ADDR dev DEV                                which means that it was not heard yet
 func TestCompile(t *testing.T) {
@@ -153,6 +154,21 @@ func parseViews(t *testing.T, text string) (views []view) {
 		}
 		v := &views[len(views)-1]
 		switch w[0] {
+		case "other":
+			o := platform.Path{Kind: platform.Kind(w[1]), Why: "(why the other " + w[1] + ")"}
+			for i := 2; i+1 < len(w); i += 2 {
+				switch w[i] {
+				case "via":
+					o.Via = netip.MustParseAddr(w[i+1])
+				case "dev":
+					o.Dev = w[i+1]
+				case "source":
+					o.Source = netip.MustParseAddr(w[i+1])
+				default:
+					t.Fatalf("no path: %q", w)
+				}
+			}
+			v.reach.Other = o
 		case "network":
 			n := engine.Network{ID: fmt.Sprintf("%064x", len(v.networks)), Name: w[1], Driver: w[2], Options: map[string]string{}}
 			for _, f := range w[3:] {

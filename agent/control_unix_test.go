@@ -52,7 +52,7 @@ func known() *Agent {
 	heard("dev", native, net17, web)
 	lost := heard("test", gateway, net18, other)
 	lost.up, lost.err = false, fmt.Errorf("%w: \x1b[31mgone\nhint: no", engine.ErrNoAnswer)
-	lost.pilot.open = true
+	lost.pilot.open, lost.pilot.asked.Sources = true, []netip.Addr{gateway.Source}
 
 	views := []view{{name: "dev", listed: true, networks: net17, reach: native}, {name: "test", listed: true, networks: net18, reach: gateway}}
 	a.subnets = compile(nil, hostFacts{}, views)

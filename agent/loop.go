@@ -102,6 +102,8 @@ type watched struct {
 	tunnel     *tunnel.Tunnel // while one is up
 	peer       netip.Addr     // the VM's end of it
 	closed     string         // why the VM cannot be opened for packets that come by its address
+	vmAddrs    []netip.Addr   // the VM's, on its link to this host; nil while its pilot was not asked
+	noTunnel   string         // why there is none for the IP version that the VM's address is not of
 }
 
 // open prepares an Agent: state folder, lock, journal. Nothing of the host is changed.
@@ -326,7 +328,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
 		w.connects++
-		w.closed = "" // its VM may be another by now
+		w.closed, w.noTunnel = "", "" // its VM may be another by now
 	}
 	if w.found != nil && u.Networks != nil && !w.listed {
 		if w.twin = a.twinOf(w, u.Networks); w.twin != "" {
@@ -449,10 +451,17 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 	var views []view
 	for _, w := range a.engines {
 		v := view{name: w.cfg.Name, listed: w.listed, networks: w.networks}
+		if w.vmAddrs == nil { // what an earlier run was told holds until the VM is asked
+			for _, r := range a.journal.doc.Routes {
+				if r.Engine == w.cfg.Name && r.Via.IsValid() {
+					w.vmAddrs = append(w.vmAddrs, r.Via)
+				}
+			}
+		}
 		if w.listed {
-			reach := w.reachable(host.links)
+			reach := w.reachable(host.links, a.cfg.Allow)
 			if reach != w.reach {
-				a.log.Info("reach", "engine", w.cfg.Name, "kind", reach.Kind, "via", reach.Via, "dev", reach.Dev, "why", reach.Why)
+				a.log.Info("reach", "engine", w.cfg.Name, "kind", reach.Kind, "via", reach.Via, "dev", reach.Dev, "why", reach.Why, "other", reach.Other)
 			}
 			w.reach = reach
 		} else {
@@ -479,12 +488,22 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 }
 
 // reachable is how packets get to the engine's containers now: what Decide says, unless the VM cannot be opened for that.
-func (w *watched) reachable(links []platform.Link) platform.Reach {
+func (w *watched) reachable(links []platform.Link, allow []netip.Prefix) platform.Reach {
 	r := platform.Decide(w.facts(), links)
 	if r.Kind == platform.Gateway && w.closed != "" && w.cfg.Gateway == "auto" {
 		r = platform.Reach{Kind: platform.Tunnel, Why: "its VM cannot be opened for packets from here: " + w.closed}
 	}
-	if r.Kind == platform.Tunnel && w.tunnel != nil {
+	if r.Kind == platform.Gateway && w.hasOther(r.Via, allow) {
+		r.Other = r.Beside(w.vmAddrs, links)
+		if r.Other.Kind == platform.Tunnel && w.noTunnel != "" {
+			r.Other = platform.Path{Kind: platform.None, Why: r.Other.Why + ", and there is no tunnel: " + w.noTunnel}
+		}
+	}
+	if w.tunnel == nil {
+		return r
+	}
+	switch platform.Tunnel {
+	case r.Kind:
 		r.Dev, r.Via = w.tunnel.Dev(), w.peer
 		for _, a := range w.tunnel.Addrs() {
 			if a.Is4() {
@@ -493,8 +512,19 @@ func (w *watched) reachable(links []platform.Link) platform.Reach {
 				r.Source6 = a
 			}
 		}
+	case r.Other.Kind:
+		r.Other.Dev, r.Other.Via, r.Other.Source = w.tunnel.Dev(), w.peer, w.tunnel.Addrs()[0]
 	}
 	return r
+}
+
+// hasOther tells whether the engine has a network of the IP version that via is not of, to which a route may lead.
+func (w *watched) hasOther(via netip.Addr, allow []netip.Prefix) bool {
+	return slices.ContainsFunc(w.networks, func(n engine.Network) bool {
+		return n.Driver == "bridge" && slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool {
+			return p.Addr().Is4() != via.Is4() && (private(p) || allowed(p, allow))
+		})
+	})
 }
 
 func (w *watched) facts() platform.EngineFacts {

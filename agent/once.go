@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/platform/tunnel"
 	"github.com/fairlead-dev/fairlead/resolver"
 	"github.com/fairlead-dev/fairlead/routes"
 )
@@ -38,28 +40,34 @@ func Setup(ctx context.Context, cfg Config, log *slog.Logger, version string, dr
 		return a.Status(), nobody(a.engines[0], skipped)
 	}
 
-	a.mu.Lock()
 	if dryRun {
+		a.mu.Lock()
 		_, _, err = a.planRoutes()
-	} else {
-		err = a.passRoutes()
-	}
-	a.mu.Unlock()
-	if err != nil || dryRun {
+		a.mu.Unlock()
 		return a.Status(), err
 	}
-	for _, w := range a.engines {
+	held := map[*watched]tunnel.Admission{}
+	for range 2 { // by what a VM tells of itself there may be a way for its other IP version
 		a.mu.Lock()
-		want, needed := a.admission(w)
+		err = a.passRoutes()
 		a.mu.Unlock()
-		if !w.up || !needed || w.reach.Kind == platform.Tunnel {
-			continue
+		if err != nil {
+			return a.Status(), err
 		}
-		pctx, cancel := context.WithTimeout(ctx, pilotTimeout)
-		if err := a.holdPilot(pctx, w, want); err != nil {
-			w.pilot.err = err
+		for _, w := range a.engines {
+			a.mu.Lock()
+			want, _ := a.admission(w)
+			a.mu.Unlock()
+			if !w.up || w.reach.Kind == platform.Tunnel || len(want.Sources) == 0 || reflect.DeepEqual(want, held[w]) {
+				continue
+			}
+			held[w] = want
+			pctx, cancel := context.WithTimeout(ctx, pilotTimeout)
+			if err := a.holdPilot(pctx, w, want); err != nil {
+				w.pilot.err = err
+			}
+			cancel()
 		}
-		cancel()
 	}
 	s := a.Status()
 	a.verify(ctx, &s)

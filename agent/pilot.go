@@ -17,8 +17,8 @@ import (
 
 // pilotState is what an engine's pilot last reported.
 type pilotState struct {
-	open   bool         // this host's packets get through the VM's firewall
-	asked  []netip.Addr // the admission's Probe
+	open   bool             // this host's packets get through the VM's firewall
+	asked  tunnel.Admission // what the report is about
 	report tunnel.Report
 	err    error
 }
@@ -31,10 +31,13 @@ func (s pilotState) shuts(n Subnet) (why, hint string) {
 			return oneLine(c.Error), c.Hint
 		}
 	}
+	if !slices.ContainsFunc(s.asked.Sources, func(a netip.Addr) bool { return a.Is4() == n.Prefix.Addr().Is4() }) {
+		return "the VM was not asked yet to let this IP version through", ""
+	}
 	if s.report.Backend != "inject" {
 		return "", ""
 	}
-	asked := slices.DeleteFunc(slices.Clone(s.asked), func(a netip.Addr) bool { return !n.Prefix.Contains(a) })
+	asked := slices.DeleteFunc(slices.Clone(s.asked.Probe), func(a netip.Addr) bool { return !n.Prefix.Contains(a) })
 	silent := !slices.ContainsFunc(asked, func(a netip.Addr) bool { return !slices.Contains(s.report.Silent, a) })
 	const around = "going around the VM's firewall leads to no internal network, as its containers cannot answer"
 	switch {
@@ -66,13 +69,15 @@ func (a *Agent) admission(w *watched) (adm tunnel.Admission, needed bool) {
 			adm.Subnets = append(adm.Subnets, s.Prefix)
 		}
 	}
-	for _, source := range []netip.Addr{w.reach.Source, w.reach.Source6} {
-		// A VM need not forward an IP version that none of its subnets has.
-		if slices.ContainsFunc(adm.Subnets, func(p netip.Prefix) bool { return p.Addr().Is4() == source.Is4() }) && source.IsValid() {
+	other := w.reach.Other
+	for _, source := range []netip.Addr{w.reach.Source, w.reach.Source6, other.Source} {
+		// A VM need not forward an IP version that none of its subnets has. Without any it is only asked who it is.
+		asking := other.Kind == platform.Gateway && len(adm.Subnets) == 0 && source == w.reach.Source
+		if source.IsValid() && (asking || slices.ContainsFunc(adm.Subnets, func(p netip.Prefix) bool { return p.Addr().Is4() == source.Is4() })) {
 			adm.Sources = append(adm.Sources, source)
 		}
 	}
-	return adm, len(adm.Subnets) > 0 || w.reach.Kind == platform.Tunnel
+	return adm, len(adm.Sources) > 0 || w.reach.Kind == platform.Tunnel || other.Kind == platform.Tunnel
 }
 
 // keepPilot holds the VM open for as long as it is wanted: it starts the pilot, has it hold the other end of a tunnel where
@@ -88,7 +93,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 		a.piloting.RLock()
 		a.mu.Lock()
 		want, needed := a.admission(w)
-		kind, up, paused := w.reach.Kind, w.up, a.paused
+		kind, beside, up, paused := w.reach.Kind, w.reach.Other.Kind == platform.Tunnel, w.up, a.paused
 		if around.taken() {
 			want.Probe = w.probes(want.Subnets)
 		}
@@ -110,9 +115,14 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			err = a.dropPilot(ctx, w)
 			a.reported(w, pilotState{err: err})
 			poke(w.kick)
+		case p.lease != nil && up && beside != p.beside: // the names stay for now
+			a.tunnelled(w, nil, netip.Addr{})
+			p.close()
+			p = pilot{}
+			poke(w.kick)
 		case !needed || !up && p.lease == nil:
 		case p.lease == nil:
-			p, err = a.startPilot(ctx, w, kind, around.taken(), tries)
+			p, err = a.startPilot(ctx, w, pilot{kind: kind, beside: beside}, around.taken(), tries)
 			tries++
 			if err == nil {
 				tries, pause = 0, pilotBackoffMin
@@ -120,7 +130,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 				around = around.failed(err)
 			}
 			poke(w.kick)
-		case len(want.Subnets) > 0 && (!reflect.DeepEqual(want, p.admitted) || around.taken() && time.Since(asked) >= again && !a.allOpen(w)):
+		case len(want.Sources) > 0 && (!reflect.DeepEqual(want, p.admitted) || around.taken() && time.Since(asked) >= again && !a.allOpen(w)):
 			if again = min(2*again, askAgainMax); !reflect.DeepEqual(want, p.admitted) {
 				again = askAgainMin
 			}
@@ -155,7 +165,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 		case <-w.kick:
 		case <-retry:
 		case r := <-reports:
-			a.reported(w, pilotState{open: r.Open, asked: p.admitted.Probe, report: around.told(r)})
+			a.reported(w, pilotState{open: r.Open, asked: p.admitted, report: around.told(r)})
 			p, around = a.avoid(w, p, around, r)
 		case <-done:
 			// Without a tunnel the names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
@@ -200,7 +210,7 @@ func (d detour) told(r tunnel.Report) tunnel.Report {
 
 // avoid ends a tunnel's pilot that cannot open the VM's firewall, for the next to go around that.
 func (a *Agent) avoid(w *watched, p pilot, d detour, r tunnel.Report) (pilot, detour) {
-	if p.tunnel == nil || d.why != "" || r.Open || r.Error == "" {
+	if p.kind != platform.Tunnel || d.why != "" || r.Open || r.Error == "" {
 		return p, d
 	}
 	a.log.Warn("going around the VM's firewall", "engine", w.cfg.Name, "err", r.Error)
@@ -243,8 +253,9 @@ func (w *watched) probes(subnets []netip.Prefix) (probes []netip.Addr) {
 // pilot is one that runs, as its keeper sees it.
 type pilot struct {
 	kind     platform.Kind
+	beside   bool // a gateway's has a tunnel too, for the IP version that the VM's address is not of
 	lease    *tunnel.Lease
-	tunnel   *tunnel.Tunnel // for the kind Tunnel
+	tunnel   *tunnel.Tunnel
 	admitted tunnel.Admission
 }
 
@@ -257,47 +268,53 @@ func (p pilot) close() {
 	}
 }
 
-// startPilot starts a pilot and, for a tunnel, brings that up. inject has it go
-// around the VM's firewall; tries tells how often it failed before.
-func (a *Agent) startPilot(ctx context.Context, w *watched, kind platform.Kind, inject bool, tries int) (p pilot, err error) {
+// startPilot starts a pilot of p's kind and brings its tunnel up, if it has one. inject has it go around the VM's firewall;
+// tries tells how often it failed before. Where a tunnel beside a gateway cannot be had, the gateway goes without until the
+// engine is connected to anew.
+func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool, tries int) (_ pilot, err error) {
+	tunneled := p.beside || p.kind == platform.Tunnel
 	defer func() {
-		if err != nil {
-			p.close()
-			p = pilot{}
-			if ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
+			if p.beside && (tries > 1 || errors.Is(err, engine.ErrRefused)) {
+				a.mu.Lock()
+				w.noTunnel = oneLine(err.Error())
+				a.markLocked(dirty{routes: true})
+				a.mu.Unlock()
+			} else {
 				a.reported(w, pilotState{err: err})
 			}
 		}
 	}()
 	if err := a.journalPilot(w); err != nil {
-		return p, err
+		return pilot{}, err
 	}
 	start, cancel := context.WithTimeout(ctx, pilotTimeout)
 	defer cancel()
 	instance := a.instance()
-	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: kind == platform.Tunnel, Inject: inject})
+	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: tunneled, Inject: inject})
 	if err != nil {
-		return p, err
+		return pilot{}, err
 	}
-	p.kind, p.lease = kind, tunnel.Lead(ctx, stream)
-	if kind != platform.Tunnel {
+	p.lease = tunnel.Lead(ctx, stream)
+	if !tunneled {
 		return p, nil
 	}
-	link, err := a.link(instance, tries)
-	if err != nil {
-		return p, err
+	link, err := a.link(w, instance, tries)
+	if err == nil {
+		link.Inject = inject
+		p.tunnel, err = p.lease.Tunnel(start, link)
 	}
-	link.Inject = inject
-	if p.tunnel, err = p.lease.Tunnel(start, link); err != nil {
-		return p, err
+	if err != nil {
+		p.close()
+		return pilot{}, err
 	}
 	a.log.Info("tunnel", "engine", w.cfg.Name, "dev", p.tunnel.Dev(), "addrs", p.tunnel.Addrs(), "lacks", p.tunnel.Lacks())
 	a.tunnelled(w, p.tunnel, link.Pilot[0])
 	return p, nil
 }
 
-// link chooses addresses for a new tunnel.
-func (a *Agent) link(instance string, tries int) (tunnel.Link, error) {
+// link chooses addresses for a new tunnel: of both IP versions, or of that which a gateway lacks.
+func (a *Agent) link(w *watched, instance string, tries int) (tunnel.Link, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	host, err := a.look()
@@ -308,7 +325,12 @@ func (a *Agent) link(instance string, tries int) (tunnel.Link, error) {
 	if !here[0].IsValid() {
 		return tunnel.Link{}, errors.New("no private range has room for a tunnel's addresses")
 	}
-	return tunnel.Link{Tag: instance, Host: here[:], Pilot: there[:]}, nil
+	l := tunnel.Link{Tag: instance, Host: here[:], Pilot: there[:]}
+	if w.reach.Kind == platform.Gateway {
+		has := func(a netip.Addr) bool { return a.Is4() == w.reach.Via.Is4() }
+		l.Host, l.Pilot = slices.DeleteFunc(l.Host, has), slices.DeleteFunc(l.Pilot, has)
+	}
+	return l, nil
 }
 
 // tunnelled notes the tunnel that is up, or that none is.
@@ -344,7 +366,7 @@ func (a *Agent) admit(ctx context.Context, w *watched, lease *tunnel.Lease, want
 		return r, err
 	}
 	a.log.Info("pilot", "engine", w.cfg.Name, "open", r.Open, "backend", r.Backend, "err", r.Error)
-	a.reported(w, pilotState{open: r.Open, asked: want.Probe, report: around.told(r)})
+	a.reported(w, pilotState{open: r.Open, asked: want, report: around.told(r)})
 	return r, nil
 }
 
@@ -356,7 +378,11 @@ func (a *Agent) reported(w *watched, s pilotState) {
 	if w.reach.Kind == platform.Gateway && s.report.Error != "" && !s.open {
 		w.closed = oneLine(s.report.Error) // another way is tried until the engine is connected to anew
 	}
-	a.markLocked(dirty{names: before != a.reachability(), routes: w.closed != ""})
+	moved := s.report.Addrs != nil && !slices.Equal(s.report.Addrs, w.vmAddrs)
+	if moved {
+		w.vmAddrs = s.report.Addrs
+	}
+	a.markLocked(dirty{names: before != a.reachability(), routes: w.closed != "" || moved})
 }
 
 // dropPilot ends a pilot that is no longer wanted.
@@ -392,7 +418,7 @@ func (a *Agent) holdPilot(ctx context.Context, w *watched, want tunnel.Admission
 	if err != nil {
 		return fmt.Errorf("hearing the pilot: %w", err)
 	}
-	w.pilot = pilotState{open: r.Open, report: r}
+	a.reported(w, pilotState{open: r.Open, asked: want, report: r})
 	if r.Error != "" {
 		return errors.New(r.Error)
 	}

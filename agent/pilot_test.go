@@ -16,8 +16,9 @@ import (
 // A VM that is open for some subnets is not open for all: names are given for what is.
 func TestOpenBySubnet(t *testing.T) {
 	const four, six, inner = "172.17.0.0/16", "fd17::/64", "172.18.0.0/16"
+	both := tunnel.Admission{Sources: addrs("192.168.99.1", "fd99::1")}
 	inject := func(asked, silent []netip.Addr) pilotState {
-		return pilotState{open: true, asked: asked, report: tunnel.Report{Open: true, Backend: "inject", Silent: silent}}
+		return pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources, Probe: asked}, report: tunnel.Report{Open: true, Backend: "inject", Silent: silent}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -25,9 +26,10 @@ func TestOpenBySubnet(t *testing.T) {
 		want  string
 	}{
 		{"closed", pilotState{}, ""},
-		{"open", pilotState{open: true, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
-		{"no IPv6", pilotState{open: true, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
-		{"no IPv4", pilotState{open: true, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
+		{"open", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
+		{"IPv6 not asked for yet", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources[:1]}, report: tunnel.Report{Open: true}}, four + " " + inner},
+		{"no IPv6", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
+		{"no IPv4", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
 		{"around it, nobody asked yet", inject(nil, nil), four + " " + six},
 		{"around it, all answer", inject(addrs("172.17.0.2", "172.18.0.2"), nil), four + " " + six + " " + inner},
 		{"around it, one of two answers", inject(addrs("172.17.0.2", "172.17.0.3"), addrs("172.17.0.3")), four + " " + six},
@@ -91,12 +93,61 @@ func TestUnreached(t *testing.T) {
 	if d := cmp.Diff([]string{"both", "good", "host", "lan", "swarm"}, list()); d != "" {
 		t.Errorf("while the VM is closed -want +got:\n%s", d)
 	}
-	w.pilot = pilotState{open: true, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
+	w.pilot = pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1")}, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
 	if d := cmp.Diff([]string{"lan", "swarm"}, list()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	a.paused = true
 	if got := list(); got != nil {
 		t.Errorf("paused, it lists %v", got)
+	}
+}
+
+// An engine that is reached by its VM's IPv4 address has its IPv6 networks reached too: by the VM's IPv6 address on the same
+// link, once its pilot has told that, else by a tunnel beside.
+func TestOtherIPVersion(t *testing.T) {
+	links := []platform.Link{{Dev: "vboxnet0", Prefix: netip.MustParsePrefix("192.168.99.1/24")}}
+	with6 := append(links, platform.Link{Dev: "vboxnet0", Prefix: netip.MustParsePrefix("fd99::1/64")})
+	for _, c := range []struct {
+		name     string
+		links    []platform.Link
+		subnets  []string
+		allow    []netip.Prefix
+		vm       []netip.Addr
+		noTunnel string
+		want     string // kind via dev source
+		sources  string // what the VM is to let through
+	}{
+		{name: "no IPv6 network", links: with6, subnets: []string{"172.17.0.0/16"}, vm: addrs("192.168.99.100", "fd99::100"), sources: "192.168.99.1"},
+		{name: "a public one", links: with6, subnets: []string{"172.17.0.0/16", "2001:db8::/64"}, sources: "192.168.99.1"},
+		{name: "a public one that is allowed", links: with6, subnets: []string{"172.17.0.0/16", "2001:db8::/64"}, allow: []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")},
+			vm: addrs("fd99::100"), want: "gateway fd99::100 vboxnet0 fd99::1", sources: "192.168.99.1 fd99::1"},
+		{name: "not asked", links: with6, subnets: []string{"172.17.0.0/16", "fd17::/64"}, want: "gateway invalid IP vboxnet0 invalid IP", sources: "192.168.99.1"},
+		{name: "not asked, nothing else to ask for", links: with6, subnets: []string{"fd17::/64"}, want: "gateway invalid IP vboxnet0 invalid IP", sources: "192.168.99.1"},
+		{name: "told", links: with6, subnets: []string{"172.17.0.0/16", "fd17::/64"}, vm: addrs("192.168.99.100", "fd99::100"), want: "gateway fd99::100 vboxnet0 fd99::1", sources: "192.168.99.1 fd99::1"},
+		{name: "it has none", links: with6, subnets: []string{"172.17.0.0/16", "fd17::/64"}, vm: addrs("192.168.99.100"), want: "tunnel invalid IP  invalid IP", sources: "192.168.99.1"},
+		{name: "we have none", links: links, subnets: []string{"172.17.0.0/16", "fd17::/64"}, want: "tunnel invalid IP  invalid IP", sources: "192.168.99.1"},
+		{name: "we have none, and it no tunnel", links: links, subnets: []string{"172.17.0.0/16", "fd17::/64"}, noTunnel: "no TUN", want: "none invalid IP  invalid IP", sources: "192.168.99.1"},
+	} {
+		w := &watched{cfg: EngineConfig{Endpoint: engine.Endpoint{Name: "dev"}, Gateway: "192.168.99.100"}, listed: true, vmAddrs: c.vm, noTunnel: c.noTunnel}
+		for _, s := range c.subnets {
+			w.networks = append(w.networks, engine.Network{ID: s, Name: s, Driver: "bridge", Subnets: []netip.Prefix{netip.MustParsePrefix(s)}})
+		}
+		w.reach = w.reachable(c.links, c.allow)
+		got := ""
+		if o := w.reach.Other; o.Kind != "" {
+			got = fmt.Sprintf("%s %v %s %v", o.Kind, o.Via, o.Dev, o.Source)
+			if o.Why == "" {
+				t.Errorf("%s: no reason", c.name)
+			}
+		}
+		if got != c.want || w.reach.Kind != platform.Gateway {
+			t.Errorf("%s: %s %q, want %q", c.name, w.reach.Kind, got, c.want)
+		}
+		a := &Agent{engines: []*watched{w}, journal: &journal{}, subnets: compile(c.allow, hostFacts{links: c.links}, []view{{name: "dev", listed: true, networks: w.networks, reach: w.reach}})}
+		adm, needed := a.admission(w)
+		if got := strings.Trim(fmt.Sprint(adm.Sources), "[]"); got != c.sources || !needed {
+			t.Errorf("%s: admitted is %q, want %q; needed: %v", c.name, got, c.sources, needed)
+		}
 	}
 }

@@ -26,7 +26,66 @@ type Reach struct {
 	Dev     string     `json:"dev,omitempty"`    // the interface that leads there; empty while a tunnel is not up
 	Source  netip.Addr `json:"source,omitzero"`  // this host's address on Dev, as the VM sees it
 	Source6 netip.Addr `json:"source6,omitzero"` // likewise, the IPv6 one of a tunnel
+	Other   Path       `json:"other,omitzero"`   // of a gateway: for the IP version that Via is not of; zero where no network has it
 	Why     string     `json:"why"`
+}
+
+// Path is the part of a reach that is about one IP version.
+type Path struct {
+	Kind   Kind       `json:"kind"`
+	Via    netip.Addr `json:"via,omitzero"`  // as in Reach; of a gateway, zero while it is not known
+	Dev    string     `json:"dev,omitempty"` // empty while a tunnel is not up
+	Source netip.Addr `json:"source,omitzero"`
+	Why    string     `json:"why"`
+}
+
+// To is the way to a subnet.
+func (r Reach) To(subnet netip.Prefix) Path {
+	p := Path{r.Kind, r.Via, r.Dev, r.Source, r.Why}
+	four := subnet.Addr().Is4()
+	switch {
+	case r.Kind == Tunnel && !four:
+		p.Source = r.Source6
+	case r.Kind != Gateway || four == r.Via.Is4():
+	case r.Other.Kind != "":
+		return r.Other
+	default:
+		return Path{Kind: None, Why: fmt.Sprintf("the VM's address %v is of the other IP version", r.Via)}
+	}
+	return p
+}
+
+// Beside is how packets of the other IP version than a gateway's get to its engine: by an address of that version which the
+// VM has on the same link, else by a tunnel. vm is what the VM says of its addresses there; nil while it was not asked.
+func (r Reach) Beside(vm []netip.Addr, links []Link) Path {
+	version := "IPv6"
+	if r.Via.Is6() {
+		version = "IPv4"
+	}
+	usable := func(a netip.Addr) bool { return a.Is4() != r.Via.Is4() && a.IsGlobalUnicast() }
+	rank := func(a netip.Addr) int { // private ones first, as the containers' are: the OS then chooses a source of that kind too
+		if a.IsPrivate() {
+			return 0
+		}
+		return 1
+	}
+	asked := vm != nil
+	vm = slices.DeleteFunc(slices.Clone(vm), func(a netip.Addr) bool { return !usable(a) })
+	slices.SortStableFunc(vm, func(a, b netip.Addr) int { return rank(a) - rank(b) })
+	for _, a := range vm {
+		if l, ok := OnLink(a, links); ok && l.Dev == r.Dev {
+			return Path{Gateway, a, r.Dev, l.Prefix.Addr(), "the VM has that address on the same link"}
+		}
+	}
+	here := slices.ContainsFunc(links, func(l Link) bool { return l.Dev == r.Dev && usable(l.Prefix.Addr()) })
+	switch {
+	case !here:
+		return Path{Kind: Tunnel, Why: fmt.Sprintf("this host has no %s address on %s", version, r.Dev)}
+	case !asked:
+		return Path{Kind: Gateway, Dev: r.Dev, Why: fmt.Sprintf("the VM was not asked for its %s address yet", version)}
+	default:
+		return Path{Kind: Tunnel, Why: fmt.Sprintf("the VM has no %s address on %s that this host reaches", version, r.Dev)}
+	}
 }
 
 // Link is an address of this host on one of its interfaces that are up.

@@ -134,6 +134,51 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestBeside(t *testing.T) {
+	four := Reach{Kind: Gateway, Via: netip.MustParseAddr("192.168.99.100"), Dev: "vboxnet0"}
+	six := Reach{Kind: Gateway, Via: netip.MustParseAddr("fd99::100"), Dev: "vboxnet0"}
+	bare := Reach{Kind: Gateway, Via: netip.MustParseAddr("10.211.55.7"), Dev: "bridge100"}
+	both := append(links("vboxnet0 2001:db8:99::1/64"), desk...)
+	for _, c := range []struct {
+		name  string
+		reach Reach
+		vm    string // "-" when it was not asked
+		links []Link
+		want  string
+		why   string
+	}{
+		{"not asked", four, "-", desk, "gateway", "IPv6 address yet"},
+		{"not asked, and nothing to ask for", bare, "-", desk, "tunnel", "no IPv6 address on bridge100"},
+		{"told", four, "192.168.99.100 fd99::100", desk, "gateway fd99::100 vboxnet0 fd99::1", "same link"},
+		{"told the other way round", six, "192.168.99.100 fd99::100", desk, "gateway 192.168.99.100 vboxnet0 192.168.99.1", "same link"},
+		{"none", four, "192.168.99.100", desk, "tunnel", "the VM has no IPv6 address on vboxnet0"},
+		{"no address at all", four, "", desk, "tunnel", "the VM has no IPv6"},
+		{"link-local ones lead no further", four, "fe80::1", append(links("vboxnet0 fe80::2/64"), desk...), "tunnel", "the VM has no IPv6"},
+		{"only link-local here", bare, "-", append(links("bridge100 fe80::2/64"), desk...), "tunnel", "this host has no IPv6"},
+		{"one that is this host's", four, "fd99::1", desk, "tunnel", "the VM has no IPv6"},
+		{"one of another link", four, "2001:db8:1::5", desk, "tunnel", "the VM has no IPv6"},
+		{"one of no link", four, "fd98::5", desk, "tunnel", "the VM has no IPv6"},
+		{"private before public", four, "2001:db8:99::5 fd99::100", both, "gateway fd99::100 vboxnet0 fd99::1", "same link"},
+		{"public alone", four, "2001:db8:99::5", both, "gateway 2001:db8:99::5 vboxnet0 2001:db8:99::1", "same link"},
+	} {
+		var vm []netip.Addr
+		if c.vm != "-" {
+			vm = []netip.Addr{}
+			for _, a := range strings.Fields(c.vm) {
+				vm = append(vm, netip.MustParseAddr(a))
+			}
+		}
+		p := c.reach.Beside(vm, c.links)
+		got := string(p.Kind)
+		if p.Via.IsValid() {
+			got = fmt.Sprintf("%s %v %s %v", p.Kind, p.Via, p.Dev, p.Source)
+		}
+		if got != c.want || !strings.Contains(p.Why, c.why) {
+			t.Errorf("%s: %s (%s), want %s (...%s...)", c.name, got, p.Why, c.want, c.why)
+		}
+	}
+}
+
 // TestLinks: what this host says of itself is of use to OnLink and Decide.
 func TestLinks(t *testing.T) {
 	ls, err := Links()

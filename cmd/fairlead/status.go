@@ -97,6 +97,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		case "":
 		case platform.Gateway:
 			fmt.Fprintf(w, "reach    %s: gateway %v on %s, as %v (%s)\n", e.Name, e.Reach.Via, e.Reach.Dev, e.Reach.Source, e.Reach.Why)
+			printOther(w, e)
 		case platform.Tunnel:
 			fmt.Fprintf(w, "reach    %s: tunnel (%s)\n", e.Name, e.Reach.Why)
 			if e.Tunnel != nil {
@@ -131,6 +132,26 @@ func printStatus(w io.Writer, st agent.Status) {
 	}
 	for _, l := range st.Losers {
 		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
+	}
+}
+
+// printOther says how the IP version that a gateway's address is not of gets to its engine, where it has networks of that.
+func printOther(w io.Writer, e agent.EngineStatus) {
+	version, o := "IPv6", e.Reach.Other
+	if e.Reach.Via.Is6() {
+		version = "IPv4"
+	}
+	switch {
+	case o.Kind == "":
+	case o.Kind == platform.Gateway && o.Via.IsValid():
+		fmt.Fprintf(w, "reach    %s: %s by gateway %v on %s, as %v (%s)\n", e.Name, version, o.Via, o.Dev, o.Source, o.Why)
+	case o.Kind == platform.Tunnel:
+		fmt.Fprintf(w, "reach    %s: %s by tunnel (%s)\n", e.Name, version, o.Why)
+		if e.Tunnel != nil {
+			fmt.Fprintf(w, "tunnel   %s: %s\n", e.Name, trafficLine(e))
+		}
+	default:
+		fmt.Fprintf(w, "reach    %s: no way for %s (%s)\n", e.Name, version, o.Why)
 	}
 }
 

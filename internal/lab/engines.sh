@@ -1,21 +1,44 @@
 #!/bin/sh
 # Unpacks a newer engine with all that it needs, without installing anything, and prints the path of its dockerd, to be
-# used as LAB_DOCKERD. Usage: engines.sh 26|28 DIR. Needs root, apt and a Debian mirror (MIRROR); DIR may be kept.
+# used as LAB_DOCKERD. Usage: engines.sh 26|28|29 DIR. Needs root, apt and a Debian mirror (MIRROR); DIR may be kept.
 #
 #   26  docker.io 26.1 of Debian 13 (trixie)
 #   28  docker.io 28.5 of Debian testing (forky)
+#   29  built by go from github.com/moby/moby/v2, which takes ten minutes; containerd, runc and iptables are those of
+#       engine 28, in DIR/../engine-28. Beside its dockerd stands dockerd-nftables, the same with --firewall-backend=nftables.
 #
 # That dockerd runs in a mount namespace where its own Debian's /usr is in place of this machine's, so this machine's must
 # be merged too. It uses iptables-nft, unless beside it stand links named iptables and ip6tables to
 # /usr/sbin/xtables-legacy-multi.
 set -eu
+moby=github.com/moby/moby/v2
 case ${1-}:${2:+dir} in
 26:dir) suite=trixie ;;
 28:dir) suite=forky ;;
-*) echo "usage: engines.sh 26|28 DIR" >&2; exit 2 ;;
+29:dir) suite= ;;
+*) echo "usage: engines.sh 26|28|29 DIR" >&2; exit 2 ;;
 esac
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
+if [ "$1" = 29 ]; then
+	"$0" 28 "$dir/../engine-28" >/dev/null
+	if [ ! -x "$dir/dockerd" ]; then
+		for program in dockerd docker-proxy; do
+			GOBIN="$dir/bin" CGO_ENABLED=0 GOFLAGS=-trimpath go install -ldflags "-s -w -X $moby/dockerversion.Version=$1-beta.24" "$moby/cmd/$program@v2.0.0-beta.24" >&2
+		done
+		cat >"$dir/dockerd-nftables" <<-END
+			#!/bin/sh
+			# This firewall leaves it to others to let the machine forward, and starts on no machine that does not.
+			echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding && exec '$dir/dockerd' --firewall-backend=nftables "\$@"
+		END
+		cat >"$dir/dockerd.new" <<-END
+			#!/bin/sh
+			PATH="$dir/bin:\$PATH" exec unshare --mount sh -c 'mount --bind "\$0/../engine-28/usr" /usr && exec "\$0/bin/dockerd" "\$@"' '$dir' "\$@"
+		END
+		chmod +x "$dir/dockerd-nftables" "$dir/dockerd.new"
+		mv "$dir/dockerd.new" "$dir/dockerd"
+	fi
+fi
 if [ ! -x "$dir/dockerd" ]; then
 	mkdir -p "$dir/state/lists/partial" "$dir/debs/partial" "$dir/etc/preferences.d"
 	: >"$dir/state/status" # as if nothing were installed: every dependency comes along

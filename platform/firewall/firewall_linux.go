@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -39,7 +41,7 @@ func Admit(a Admission) (State, error) {
 		}
 	}
 	s := p.state(a, c, failed)
-	s.Changed = changed
+	s.Changed, s.Addrs = changed, addrsOn(devs)
 	if err != nil {
 		return s, err
 	}
@@ -114,6 +116,32 @@ func way(to netip.Addr) (string, error) {
 		return "", err
 	}
 	return dev.Name, nil
+}
+
+// addrsOn are this machine's addresses on interfaces, but for those that do not last: IPv6's temporary ones, and any that it
+// is about to give up or not sure to have.
+func addrsOn(devs map[netip.Addr]string) []netip.Addr {
+	const passing = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	found := []netip.Addr{}
+	for _, dev := range slices.Compact(slices.Sorted(maps.Values(devs))) {
+		link, err := netlink.LinkByName(dev)
+		if err != nil {
+			continue // it has just gone
+		}
+		list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			continue
+		}
+		for _, a := range list {
+			addr, ok := netip.AddrFromSlice(a.IP)
+			addr = addr.Unmap()
+			if ok && (addr.Is4() || a.Flags&passing == 0) { // IPv4 has the bit of IFA_F_TEMPORARY for second addresses
+				found = append(found, addr)
+			}
+		}
+	}
+	slices.SortFunc(found, netip.Addr.Compare)
+	return found
 }
 
 var forwarding = map[string]string{"ip": "/proc/sys/net/ipv4/ip_forward", "ip6": "/proc/sys/net/ipv6/conf/all/forwarding"}

@@ -40,6 +40,8 @@ type Report struct {
 	// their subnets is not reached either, as in an internal network.
 	Silent []netip.Addr `json:"silent,omitempty"`
 	Closed []Closed     `json:"closed,omitempty"` // the IP versions that were asked for and do not get through; Open is about the other
+	// Addrs are the VM's lasting addresses where the sources' packets come in; nil when it was not asked for an admission.
+	Addrs []netip.Addr `json:"addrs,omitempty"`
 }
 
 // Closed is an IP version whose packets do not get through.
@@ -98,7 +100,7 @@ type linked struct {
 	Dev     string       `json:"dev"`
 	MTU     int          `json:"mtu"`
 	Partial bool         `json:"partial,omitempty"` // Link.Partial was asked for, and the pilot does so too
-	Addrs   []netip.Addr `json:"addrs"`             // those of Link.Pilot whose peer is behind Dev
+	Addrs   []netip.Addr `json:"addrs,omitempty"`             // those of Link.Pilot whose peer is behind Dev
 	Lacks   string       `json:"lacks,omitempty"`   // why they are not all
 	Error   string       `json:"error,omitempty"`   // why there is no link
 	Hint    string       `json:"hint,omitempty"`    // what to do about it, for people
