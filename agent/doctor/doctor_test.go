@@ -162,8 +162,15 @@ var links = []link{
 	}, "subnet 172.18.0.0/16"},
 	{"the other IP version", func(f *Facts) {
 		s := &f.Status.Subnets[1]
-		s.Prefix, s.State, s.Why, s.Hint = netip.MustParsePrefix("fd00:1::/64"), agent.NoWay, "the VM's address 192.168.99.100 is of the other IP version", "a tunnel carries both: --gateway dev=tunnel"
+		s.Prefix, s.State, s.Why, s.Hint = netip.MustParsePrefix("fd00:1::/64"), agent.NoWay, "there is no tunnel: as told", "a tunnel carries both IP versions: --gateway dev=tunnel"
+		f.Status.Engines[0].Reach.Other = platform.Path{Kind: platform.None, Why: "there is no tunnel: as told"}
 		f.Table = f.Table[:2]
+	}, ""},
+	{"the other IP version by the VM's other address", func(f *Facts) {
+		f.Status.Engines[0].Reach.Other = platform.Path{Kind: platform.Gateway, Via: netip.MustParseAddr("fd99::100"), Dev: "vboxnet0", Source: netip.MustParseAddr("fd99::1"), Why: "as told"}
+	}, ""},
+	{"the other IP version by a tunnel", func(f *Facts) {
+		f.Status.Engines[0].Reach.Other = platform.Path{Kind: platform.Tunnel, Dev: "flead0", Why: "as told"}
 	}, ""},
 	{"neighbours", func(f *Facts) {
 		s := &f.Status.Subnets[1]

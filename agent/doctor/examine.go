@@ -225,6 +225,14 @@ func (f Facts) reach(e agent.EngineStatus) []Check {
 		return []Check{ok("reach", "native: %s", r.Why)}
 	case platform.Gateway:
 		out = append(out, ok("reach", "gateway %v on %s, as %v: %s", r.Via, r.Dev, r.Source, r.Why))
+		switch o := r.Other; {
+		case o.Kind == platform.Gateway && o.Via.IsValid():
+			out = append(out, ok("reach", "gateway %v on %s, as %v: %s", o.Via, o.Dev, o.Source, o.Why))
+		case o.Kind == platform.Tunnel && o.Dev != "":
+			out = append(out, ok("reach", "tunnel on %s for what %v is no way to: %s", o.Dev, r.Via, o.Why))
+		case o.Kind != "":
+			out = append(out, skip("reach", "no way to networks of the other IP version than %v's: %s", r.Via, o.Why))
+		}
 		switch a := f.Gateways[e.Name]; {
 		case a.OK:
 			out = append(out, ok("gateway", "%s", a.Says))

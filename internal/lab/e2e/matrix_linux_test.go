@@ -367,7 +367,7 @@ func (h *host) thousand(l leg) error {
 	return nil
 }
 
-// iperf has iperf3 send 20 MB to the container, whose network a server of iperf3 is put into.
+// iperf has iperf3 send 64 MB to the container, whose network a server of iperf3 is put into.
 func (h *host) iperf(vm *lab.VM, l leg, args ...string) error {
 	pid := docker(h.t, vm, "inspect", "-f", "{{.State.Pid}}", l.host)
 	server := vm.Command(context.Background(), "timeout", "60", "nsenter", "-t", pid, "-n", "iperf3", "--server", "--one-off", "--forceflush")
@@ -389,7 +389,7 @@ func (h *host) iperf(vm *lab.VM, l leg, args ...string) error {
 		}
 		line = line[:len(line)+n]
 	}
-	out, err := h.Run(context.Background(), "iperf3", append([]string{"--client", l.addr.String(), "--json", "--bytes", "20M"}, args...)...)
+	out, err := h.Run(context.Background(), "iperf3", append([]string{"--client", l.addr.String(), "--json", "--bytes", "64M"}, args...)...)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
@@ -401,7 +401,7 @@ func (h *host) iperf(vm *lab.VM, l leg, args ...string) error {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		return err
 	}
-	if r.End.Received.Bytes < 10<<20 { // what is under way at the end is not counted
+	if r.End.Received.Bytes < 32<<20 { // what is under way at the end is not counted
 		return fmt.Errorf("%d bytes got through: %s", r.End.Received.Bytes, out)
 	}
 	return nil
