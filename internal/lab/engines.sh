@@ -39,7 +39,7 @@ if [ "$1" = 29 ]; then
 		mv "$dir/dockerd.new" "$dir/dockerd"
 	fi
 fi
-if [ ! -x "$dir/dockerd" ]; then
+if [ ! -x "$dir/dockerd" ] || [ ! -x "$dir/usr/sbin/nft" ]; then
 	mkdir -p "$dir/state/lists/partial" "$dir/debs/partial" "$dir/etc/preferences.d"
 	: >"$dir/state/status" # as if nothing were installed: every dependency comes along
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${MIRROR:-http://deb.debian.org/debian} $suite main" >"$dir/etc/sources.list"
@@ -48,7 +48,7 @@ if [ ! -x "$dir/dockerd" ]; then
 			-o Dir::Cache="$dir" -o Dir::Cache::archives="$dir/debs" -o APT::Sandbox::User=root -o Acquire::Languages=none "$@" >&2
 	}
 	apt update
-	apt install -y --no-install-recommends --download-only docker.io iptables dash coreutils mount util-linux kmod procps
+	apt install -y --no-install-recommends --download-only docker.io iptables nftables dash coreutils mount util-linux kmod procps
 	for deb in "$dir"/debs/*.deb; do
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" --no-same-owner ./usr
 	done

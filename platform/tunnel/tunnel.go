@@ -100,7 +100,7 @@ type linked struct {
 	Dev     string       `json:"dev"`
 	MTU     int          `json:"mtu"`
 	Partial bool         `json:"partial,omitempty"` // Link.Partial was asked for, and the pilot does so too
-	Addrs   []netip.Addr `json:"addrs,omitempty"`             // those of Link.Pilot whose peer is behind Dev
+	Addrs   []netip.Addr `json:"addrs,omitempty"`   // those of Link.Pilot whose peer is behind Dev
 	Lacks   string       `json:"lacks,omitempty"`   // why they are not all
 	Error   string       `json:"error,omitempty"`   // why there is no link
 	Hint    string       `json:"hint,omitempty"`    // what to do about it, for people
