@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,6 +40,7 @@ type EngineStatus struct {
 	URL        string         `json:"url"`
 	Found      string         `json:"found,omitempty"` // how, for one that nobody named
 	Expected   bool           `json:"expected"`        // it was named, or docker's own settings choose it
+	Off        bool           `json:"off,omitempty"`   // not expected, and nobody answers: its VM is off, as a rule
 	Also       []string       `json:"also,omitempty"`  // other endpoints that lead to it
 	Up         bool           `json:"up"`
 	Error      string         `json:"error,omitempty"`
@@ -122,6 +124,7 @@ func (a *Agent) status() Status {
 		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: w.containers.Len()}
 		if w.found != nil {
 			e.Found = w.found.Provider + ": " + oneLine(w.found.Why)
+			e.Off = !e.Up && !e.Expected
 		}
 		for at, name := range a.twins {
 			if name == w.cfg.Name {
@@ -133,6 +136,9 @@ func (a *Agent) status() Status {
 		if w.err != nil {
 			p := Explain(w.err)
 			e.Error, e.Hint = oneLine(p.Error()), p.Hint
+			if e.Off = e.Off && errors.Is(w.err, engine.ErrNoAnswer) && !aboutTLS(w.err); aboutTLS(w.err) && w.found != nil && w.found.Renew != "" {
+				e.Hint = w.found.Renew
+			}
 		}
 		if _, needed := a.admission(w); needed {
 			e.Pilot = &PilotStatus{Report: w.pilot.report, Error: w.pilot.report.Error}

@@ -28,6 +28,7 @@ type Endpoint struct {
 	Reach    Kind       `json:"reach,omitempty"`  // what the product is known for; empty: Decide has to ask the engine
 	VM       netip.Addr `json:"vm,omitzero"`      // the VM's address, if the product's files tell it; it may be stale
 	Chosen   bool       `json:"chosen,omitempty"` // by docker's own settings: its user expects it to answer
+	Renew    string     `json:"renew,omitempty"`  // the command that makes its certificates anew
 	Why      string     `json:"why"`
 }
 
@@ -167,11 +168,19 @@ func (s *search) close() {
 
 // problem notes that what is at path cannot be used. It does not name the path a second time.
 func (s *search) problem(path string, err error, hint string) {
+	s.problems = append(s.problems, Problem{Provider: s.provider, Path: path, Err: reason(err), Hint: printable(hint)})
+}
+
+// reason is a file's error without its path, in words for whoever has made that file.
+func reason(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
 		err = p.Err
 	}
-	s.problems = append(s.problems, Problem{Provider: s.provider, Path: path, Err: err, Hint: printable(hint)})
+	if err.Error() == "path escapes from parent" { // os.Root has no error to compare with
+		return errEscapes
+	}
+	return err
 }
 
 // word is a name as it may stand in a command that somebody pastes into a shell.
@@ -331,6 +340,7 @@ func (s *search) result() []Endpoint {
 		if k := &kept[i]; k.Home == "" || f.Home == "" || k.Home == f.Home {
 			if k.general && !f.general {
 				k.Provider, k.Home, k.Reach, k.VM, k.Why, k.general = f.Provider, f.Home, f.Reach, f.VM, f.Why, false
+				k.Renew = cmp.Or(f.Renew, k.Renew)
 			}
 			k.Certs = cmp.Or(k.Certs, f.Certs)
 		}
@@ -384,6 +394,8 @@ func label(s string) string {
 }
 
 var errNotFolder = errors.New("not a folder")
+
+var errEscapes = errors.New("a link leads out of the user's folder, and is not followed")
 
 var errSSH = errors.New("engines by ssh are watched only when docker's settings choose them")
 
@@ -553,11 +565,7 @@ func (f folder) certs() error {
 			return fmt.Errorf("%s is missing: %w", name, fs.ErrNotExist)
 		}
 		if err != nil {
-			var p *fs.PathError
-			if errors.As(err, &p) {
-				err = p.Err
-			}
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, reason(err))
 		}
 		if len(b) == 0 {
 			return fmt.Errorf("%s is empty", name)

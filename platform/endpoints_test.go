@@ -285,12 +285,12 @@ func TestHostileFiles(t *testing.T) {
 			write(t, outside, "config.json", `{"Driver":{"IPAddress":"192.168.99.101"}}`)
 			write(t, dir, machines+"bad/x", "")
 			symlink(t, filepath.Join(outside, "config.json"), filepath.Join(dir, filepath.FromSlash(machines), "bad", "config.json"))
-		}, "escapes"},
+		}, "leads out"},
 		{"a folder's link out of the home", func(t *testing.T, dir string) {
 			outside := t.TempDir()
 			write(t, outside, "machines/x/config.json", "{}")
 			symlink(t, outside, filepath.Join(dir, ".minikube"))
-		}, "escapes"},
+		}, "leads out"},
 		{"a name for a shell", func(t *testing.T, dir string) {
 			write(t, dir, machines+"$(reboot)/config.json", `{}`)
 		}, "no address"},

@@ -36,7 +36,7 @@ func boot2docker(s *search) {
 		return
 	}
 	s.add(at, Endpoint{
-		Name: "boot2docker", URL: "tcp://" + netip.AddrPortFrom(addr, 2376).String(), Certs: certs.path(""), VM: addr,
+		Name: "boot2docker", URL: "tcp://" + netip.AddrPortFrom(addr, 2376).String(), Certs: certs.path(""), VM: addr, Renew: "boot2docker up",
 		Why: fmt.Sprintf("boot2docker's %.40s: the first address of its network", printable(vm)),
 	}, false)
 }

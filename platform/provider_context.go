@@ -83,12 +83,13 @@ func contexts(s *search) {
 		if c.Name == current {
 			e.Why += ", the current one"
 		}
+		renew := "docker context update " + word(c.Name) + " --docker host=...,ca=...,cert=...,key=..."
 		if tls := dir.sub("contexts/tls", id, "docker"); s.there(tls) {
 			if err := tls.certs(); err != nil {
-				s.problem(tls.path(""), err, "docker context update "+word(c.Name)+" --docker host=...,ca=...,cert=...,key=...")
+				s.problem(tls.path(""), err, renew)
 				continue
 			}
-			e.Certs = tls.path("")
+			e.Certs, e.Renew = tls.path(""), renew
 		} else if c.Endpoints.Docker.SkipTLSVerify {
 			s.problem(at, errors.New("TLS without certificates is not spoken"), byHand)
 			continue

@@ -32,7 +32,7 @@ func dockerMachine(s *search) {
 			s.problem(at, err, "docker-machine inspect "+word(name))
 			continue
 		}
-		e := Endpoint{Name: name, URL: m.url(), VM: m.addr, Why: fmt.Sprintf("docker-machine's %s, driver %.40s: its address at the last start", name, m.driver)}
+		e := Endpoint{Name: name, URL: m.url(), VM: m.addr, Renew: "docker-machine regenerate-certs " + word(name), Why: fmt.Sprintf("docker-machine's %s, driver %.40s: its address at the last start", name, m.driver)}
 		if e.URL == "" {
 			s.problem(at, errors.New("the machine has no address"), "docker-machine start "+word(name))
 			continue
@@ -44,7 +44,7 @@ func dockerMachine(s *search) {
 			certs, err = store.sub("certs"), nil
 		}
 		if err != nil {
-			s.problem(dir.path(""), err, "docker-machine regenerate-certs "+word(name))
+			s.problem(dir.path(""), err, e.Renew)
 			continue
 		}
 		e.Certs = certs.path("")

@@ -53,7 +53,7 @@ func minikube(s *search) {
 			continue
 		}
 		s.add(at, Endpoint{
-			Name: name, URL: m.url(), Certs: dir.sub("certs").path(""), VM: m.addr,
+			Name: name, URL: m.url(), Certs: dir.sub("certs").path(""), VM: m.addr, Renew: "minikube start -p " + word(name),
 			Why: fmt.Sprintf("minikube's %s, driver %.40s: its address at the last start", name, m.driver),
 		}, false)
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // maxPEM is more than a chain of certificates needs, in bytes.
@@ -38,6 +39,17 @@ func (e Endpoint) tls() (*tls.Config, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(e.Certs, "cert.pem and key.pem"), err)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{own}}, nil
+}
+
+// outlived names our own certificate in err where it has expired: an engine only says that it is a bad one.
+func outlived(own *tls.Config, now time.Time, err error) error {
+	if own == nil || len(own.Certificates) == 0 || own.Certificates[0].Leaf == nil {
+		return err
+	}
+	if end := own.Certificates[0].Leaf.NotAfter; now.After(end) {
+		return fmt.Errorf("cert.pem expired on %s: %w", end.UTC().Format(time.DateOnly), err)
+	}
+	return err
 }
 
 // folder opens what no link of Certs may lead out of: the user's home, or Certs itself where a variable put it elsewhere. It

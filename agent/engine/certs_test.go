@@ -1,11 +1,14 @@
 package engine
 
 import (
+	"crypto/tls"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestCertsOfAUser: what a user's files name is read only as far as that user's own folder reaches, and not for ever.
@@ -48,6 +51,32 @@ func TestCertsOfAUser(t *testing.T) {
 			t.Errorf("%s: error %v, want %q in it", c.name, err, c.text)
 		case c.text == "" && (err != nil || len(config.Certificates) != 1):
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestOutlived: an engine says of an expired certificate only that it is a bad one; ours is looked at for the date.
+func TestOutlived(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	config, err := Endpoint{Certs: a.folder(a, "")}.tls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := config.Certificates[0].Leaf.NotAfter
+	bad := errors.New("remote error: tls: bad certificate")
+	for _, c := range []struct {
+		config *tls.Config
+		now    time.Time
+		want   string
+	}{
+		{config, end.Add(-time.Second), bad.Error()},
+		{config, end.Add(time.Second), "cert.pem expired on " + end.UTC().Format(time.DateOnly) + ": " + bad.Error()},
+		{nil, end.Add(time.Second), bad.Error()},
+		{&tls.Config{}, end.Add(time.Second), bad.Error()},
+	} {
+		if got := outlived(c.config, c.now, bad); got.Error() != c.want || !errors.Is(got, bad) {
+			t.Errorf("at %v: %v, want %s", c.now, got, c.want)
 		}
 	}
 }

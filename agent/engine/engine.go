@@ -160,7 +160,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	if err != nil {
 		c.Close()
 		if distrusted(err) {
-			return nil, err
+			return nil, outlived(transport.TLSClientConfig, time.Now(), err)
 		}
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}

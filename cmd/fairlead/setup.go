@@ -124,11 +124,11 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 	for _, e := range st.Engines {
 		switch {
 		case e.Error == "":
-		case e.Expected:
+		case e.Off:
+			fmt.Fprintf(w, "engine %s does not answer (%s)\n", e.Name, e.Found)
+		default:
 			fmt.Fprintf(w, "engine %s: %s\n", e.Name, e.Error)
 			hint(e.Hint)
-		default: // its VM is off, as a rule
-			fmt.Fprintf(w, "engine %s does not answer (%s)\n", e.Name, e.Found)
 		}
 		if !dryRun && e.Pilot != nil && !e.Pilot.Open {
 			why := e.Pilot.Error

@@ -77,7 +77,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		switch {
 		case e.Stale:
 			state = "lost (last known picture)"
-		case !e.Up && !e.Expected:
+		case e.Off:
 			state = "does not run"
 		case !e.Up:
 			state = "down"

@@ -15,6 +15,7 @@ knot-dnsutils kdig
 ldnsutils drill
 curl curl
 iperf3 iperf3
+openssh-server sshd
 libarchive-tools bsdtar
 procps ps
 dbus dbus-daemon
