@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	wakeEvery = 2 * time.Second  // how often the clocks are read
+	wakeEvery = 4 * time.Second  // how often the clocks are read, at whole multiples of it
 	wakeSlack = 10 * time.Second // a busy machine is late, and that is no sleep
 )
 
@@ -17,9 +17,9 @@ const (
 // on. So does Windows' monotonic clock; those of Linux and macOS stand still (clock_gettime(2) CLOCK_MONOTONIC,
 // mach_absolute_time, QueryInterruptTime).
 func WatchWake(ctx context.Context, woke func()) {
-	tick := time.NewTicker(wakeEvery)
-	defer tick.Stop()
 	last := time.Now()
+	tick := time.NewTimer(untilTick(last))
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -27,6 +27,7 @@ func WatchWake(ctx context.Context, woke func()) {
 		case <-tick.C:
 		}
 		now := time.Now()
+		tick.Reset(untilTick(now))
 		if slept(last, now) {
 			woke()
 		}
@@ -34,7 +35,13 @@ func WatchWake(ctx context.Context, woke func()) {
 	}
 }
 
-// slept tells whether this host slept between two readings of its clocks that were to be wakeEvery apart.
+// untilTick is the time until the next whole multiple of wakeEvery: whoever else keeps to such shares one wake-up of the host.
+func untilTick(now time.Time) time.Duration {
+	now = now.Round(0)
+	return now.Truncate(wakeEvery).Add(wakeEvery).Sub(now)
+}
+
+// slept tells whether this host slept between two readings of its clocks that were to be at most wakeEvery apart.
 func slept(last, now time.Time) bool {
 	monotonic, wall := now.Sub(last), now.Round(0).Sub(last.Round(0))
 	return max(monotonic, wall) > wakeEvery+wakeSlack

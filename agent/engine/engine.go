@@ -112,7 +112,7 @@ type pace struct {
 
 var usual = pace{
 	call:      10 * time.Second,
-	pingEvery: 3 * time.Second, pingTimeout: 3 * time.Second,
+	pingEvery: 4 * time.Second, pingTimeout: 2500 * time.Millisecond,
 	relistEvery: time.Minute,
 	backoffMin:  250 * time.Millisecond, backoffMax: 15 * time.Second,
 }
@@ -126,6 +126,7 @@ func New(ep Endpoint, log *slog.Logger) *Engine {
 type connection struct {
 	*client.Client
 	tls        bool
+	open       func(context.Context) (net.Conn, error) // one more way to the engine, under HTTP
 	info       Info
 	systemTime time.Time // the engine's clock when it answered
 }
@@ -165,7 +166,13 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	c.NegotiateAPIVersionPing(ping)
-	conn := &connection{Client: c, tls: e.Certs != ""}
+	conn := &connection{Client: c, tls: e.Certs != "", open: c.Dialer()}
+	if conn.tls {
+		secure := tls.Dialer{Config: transport.TLSClientConfig}
+		conn.open = func(ctx context.Context) (net.Conn, error) {
+			return secure.DialContext(ctx, "tcp", strings.TrimPrefix(c.DaemonHost(), "tcp://"))
+		}
+	}
 	if err := conn.introduce(ctx, ping.APIVersion); err != nil {
 		c.Close()
 		return nil, err

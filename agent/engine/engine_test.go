@@ -503,7 +503,12 @@ func TestDialTLS(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				conn.Close()
+				defer conn.Close()
+				var p pulse
+				defer p.close()
+				if err := p.beat(t.Context(), conn, 20*time.Second); err != nil {
+					t.Errorf("ping: %v", err)
+				}
 				return
 			}
 			if err == nil {

@@ -231,7 +231,7 @@ func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) e
 
 	s := e.newSession(conn, known, sink)
 	s.pending.Store(true)
-	go s.ping(ctx, cancel)
+	go s.keepPulse(ctx, cancel)
 	opts := events.ListOptions{
 		Filters: filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType))),
 	}
@@ -274,38 +274,6 @@ func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	return err
-}
-
-// ping notices an engine that holds its connections open and answers nothing: the event stream itself is silent by nature.
-func (s *session) ping(ctx context.Context, cancel context.CancelCauseFunc) {
-	t := time.NewTicker(s.pace.pingEvery)
-	defer t.Stop()
-	for strikes := 0; ; {
-		if strikes == 0 {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-			case <-s.hurry:
-			}
-		}
-		err := s.alive(ctx)
-		if err == nil {
-			strikes = 0
-			continue
-		}
-		if strikes++; strikes == 2 {
-			cancel(fmt.Errorf("engine does not answer pings: %w", err))
-			return
-		}
-	}
-}
-
-func (s *session) alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.pace.pingTimeout)
-	defer cancel()
-	_, err := s.conn.Ping(ctx)
 	return err
 }
 
