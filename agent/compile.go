@@ -44,6 +44,11 @@ type Subnet struct {
 	Internal  bool         `json:"internal,omitempty"` // made by: docker network create --internal
 	Verified  Proof        `json:"verified,omitzero"`  // what became of the last real packet that went this way
 	Peers     []Peer       `json:"peers,omitempty"`    // who can be asked, where it should be reachable
+
+	// Routes that somebody made by hand for containers, to the same VM: those that stay, and those that this one takes the
+	// place of now (Config.ReplaceRoutes).
+	ByHand   []routes.Route `json:"byHand,omitempty"`
+	Replaces []routes.Route `json:"replaces,omitempty"`
 }
 
 // String says whose the subnet is: "172.17.0.0/16 of network bridge of engine dev".
@@ -60,6 +65,8 @@ type hostFacts struct {
 	nameservers []netip.Addr
 	table       []routes.Entry
 	owned       []routes.Route // what the journal says is ours
+	replace     bool           // rows that somebody made by hand to an engine's own VM may be taken out (Config.ReplaceRoutes)
+	takenOut    []routes.Route // these were: whoever makes one again keeps it
 }
 
 // view is one engine as compile sees it.
@@ -123,7 +130,7 @@ func compile(allow []netip.Prefix, host hostFacts, views []view) []Subnet {
 // decide decides about one subnet. otherwise is another way out of a refusal than to move the network.
 func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Prefix, host hostFacts, taken []Subnet) (otherwise string) {
 	refuse := func(format string, args ...any) {
-		s.State, s.Why = Refused, fmt.Sprintf(format, args...)
+		s.State, s.Why, s.ByHand, s.Replaces = Refused, fmt.Sprintf(format, args...), nil, nil
 	}
 	mode := "com.docker.network.bridge.gateway_mode_ipv6"
 	if s.Prefix.Addr().Is4() {
@@ -206,7 +213,17 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		}
 	}
 	for _, e := range routes.Clashes(s.Prefix, host.table) {
-		if e.Route == s.Route || e.Marked && slices.Contains(host.owned, e.Route) {
+		if e.Marked && slices.Contains(host.owned, e.Route) {
+			continue
+		}
+		if e.Route == s.Route || e.Via.IsValid() && e.Via == s.Route.Via && e.Dev == s.Route.Dev { // packets go to our VM either way
+			switch {
+			case !forContainers(e, s.Prefix):
+			case host.replace && !slices.Contains(host.takenOut, e.Route):
+				s.Replaces = append(s.Replaces, e.Route)
+			default:
+				s.ByHand = append(s.ByHand, e.Route)
+			}
 			continue
 		}
 		if e.Dst.Bits() < s.Prefix.Bits() {
@@ -220,6 +237,13 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	}
 	s.State = Wanted
 	return
+}
+
+// forContainers tells whether a row that leads to the VM of a container subnet was made by hand for containers: it lies in their
+// subnet, or is one of those that recipes make for all of Docker's. A VM may be the way to somewhere else, too.
+func forContainers(e routes.Entry, subnet netip.Prefix) bool {
+	usual := within(e.Dst, netip.MustParsePrefix("172.16.0.0/12")) || e.Dst == netip.MustParsePrefix("172.0.0.0/8")
+	return e.ByHand() && (usual || within(e.Dst, subnet))
 }
 
 // besides is the interface of this host on which the containers of a macvlan or ipvlan network in the VM are its neighbours,

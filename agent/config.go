@@ -39,6 +39,8 @@ type Config struct {
 	LogLevel  slog.Level
 	LogFormat string   // "text" or "json"
 	Replace   []string // files of other tools that the user lets us move away until we are gone; no setting
+
+	ReplaceRoutes bool // the same of routes that somebody made by hand to an engine's VM; no setting
 }
 
 // EngineConfig is one engine to watch.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -34,6 +35,7 @@ type journalDoc struct {
 	Resolver []resolver.Item   `json:"resolver"`
 	Pilots   []engine.Endpoint `json:"pilots"` // engines whose VM may have something of ours
 	Replaced []replacedFile    `json:"replaced,omitempty"`
+	TakenOut []routes.Saved    `json:"takenOut,omitempty"` // rows that somebody made by hand, to be put back
 }
 
 type ownedRoute struct {
@@ -57,6 +59,8 @@ func openJournal(dir string) (*journal, error) {
 	}
 	if boot := platform.BootID(); j.doc.Boot != boot {
 		j.doc.Boot, j.doc.Routes = boot, nil
+		// Only what the OS itself would have made again.
+		j.doc.TakenOut = slices.DeleteFunc(j.doc.TakenOut, func(s routes.Saved) bool { return len(s.Lasting) == 0 })
 	}
 	if j.doc.Instance == "" {
 		var id [4]byte

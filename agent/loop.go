@@ -64,6 +64,7 @@ type Agent struct {
 	problems  []string
 	entries   []resolver.Item    // what the OS has of ours
 	blocked   []resolver.Blocked // what it should have and does not
+	takenOut  []routes.Route     // rows of others, in this life
 	passed    chan struct{}      // closed and renewed after every pass
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
 
@@ -439,6 +440,7 @@ func (a *Agent) look() (host hostFacts, err error) {
 		return host, err
 	}
 	host.nameservers, host.owned = platform.Nameservers(), a.journal.routes()
+	host.replace, host.takenOut = a.cfg.ReplaceRoutes, a.takenOut
 	return host, nil
 }
 
@@ -479,12 +481,14 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 	}
 	a.subnets = compile(a.cfg.Allow, host, views)
 	var want []routes.Route
+	table := slices.Clone(host.table)
 	for _, s := range a.subnets {
 		if s.State == Wanted {
 			want = append(want, s.Route)
+			table = slices.DeleteFunc(table, func(e routes.Entry) bool { return !e.Marked && slices.Contains(s.Replaces, e.Route) })
 		}
 	}
-	return routes.Diff(want, host.owned, host.table), host, nil
+	return routes.Diff(want, host.owned, table), host, nil
 }
 
 // reachable is how packets get to the engine's containers now: what Decide says, unless the VM cannot be opened for that.
@@ -558,10 +562,15 @@ func (a *Agent) passRoutes() error {
 		a.subnets = old
 		return err
 	}
+	saved := a.save()
 	failures := map[routes.Route]error{}
 	table := host.table
-	if len(plan.Add)+len(plan.Delete) > 0 {
-		if err := a.journal.change(func(d *journalDoc) { d.Routes = a.engineOf(slices.Concat(plan.Add, host.owned)) }); err != nil {
+	if len(plan.Add)+len(plan.Delete)+len(saved) > 0 {
+		err := a.journal.change(func(d *journalDoc) {
+			d.Routes = a.engineOf(slices.Concat(plan.Add, host.owned))
+			d.TakenOut = slices.Concat(d.TakenOut, saved)
+		})
+		if err != nil {
 			for i := range a.subnets {
 				if a.subnets[i].State == Wanted {
 					a.subnets[i].State, a.subnets[i].Why = Failed, err.Error()
@@ -569,6 +578,7 @@ func (a *Agent) passRoutes() error {
 			}
 			return err
 		}
+		a.takeOut(saved)
 		for _, r := range routes.Apply(plan) {
 			a.log.Info("route", "op", r.Op, "route", r.Route, "err", r.Err)
 			if r.Err != nil {
@@ -609,6 +619,7 @@ func (a *Agent) passRoutes() error {
 			}
 		}
 	}
+	a.giveUp(saved)
 	var ours []routes.Route
 	for _, r := range slices.Concat(plan.Add, host.owned) {
 		if e, ok := present[r]; ok && e.Marked {
@@ -618,7 +629,7 @@ func (a *Agent) passRoutes() error {
 	for _, w := range a.engines {
 		poke(w.kick)
 	}
-	return a.journal.change(func(d *journalDoc) { d.Routes = a.engineOf(ours) })
+	return a.journal.change(func(d *journalDoc) { d.Routes, d.TakenOut = a.engineOf(ours), stillOut(d.TakenOut, table) })
 }
 
 // engineOf notes for the journal which engine each route is for.

@@ -95,7 +95,7 @@ func nobody(w *watched, skipped []Skipped) error {
 type Undone struct {
 	Schema int      `json:"schema"`
 	Done   []string `json:"done"`
-	Back   []string `json:"back,omitempty"` // files of other tools that are where they were (Config.Replace)
+	Back   []string `json:"back,omitempty"` // files and routes of others that are where they were (Config.Replace)
 	Left   []Left   `json:"left"`
 }
 
@@ -168,6 +168,7 @@ func (a *Agent) takeDownHost(ctx context.Context, u *Undone) {
 		}
 	}
 	a.restore(u)
+	a.putBack(u)
 }
 
 func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {

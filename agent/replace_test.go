@@ -4,10 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-dev/fairlead/routes"
 )
 
 // replacer is an agent whose state folder is beside a folder of other tools' files; again is one after a restart.
@@ -156,5 +160,30 @@ func TestReplaceKilled(t *testing.T) {
 			t.Errorf("%s: %+v, docker is %q", name, u, r.reads("docker"))
 		}
 		r.wantClean()
+	}
+}
+
+// What the journal says is out of the table, and is not, was made again, or was never taken out: it is nothing to put back. A row
+// of an earlier start of this host is put back only if the host would have made it itself.
+func TestTakenOutIsReadBack(t *testing.T) {
+	row := func(dst string, lasting ...string) routes.Saved {
+		return routes.Saved{Entry: routes.Entry{Route: routes.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr("192.168.99.100"), Dev: "vboxnet0"}, Owner: "static"}, Lasting: lasting, Exact: []byte{1}}
+	}
+	out, again, ours := row("172.17.0.0/16"), row("172.18.0.0/16"), row("172.19.0.0/16")
+	table := []routes.Entry{again.Entry, {Route: ours.Route, Marked: true}}
+	if got := stillOut([]routes.Saved{out, again, ours}, table); len(got) != 2 || got[0].Route != out.Route || got[1].Route != ours.Route {
+		t.Errorf("%+v", got)
+	}
+
+	dir := t.TempDir()
+	j := mustOpen(t, dir)
+	lasting := row("172.20.0.0/16", "172.20.0.0,255.255.0.0,192.168.99.100,1")
+	mustChange(t, j, func(d *journalDoc) { d.TakenOut = []routes.Saved{out, lasting} })
+	if got := mustOpen(t, dir).doc.TakenOut; len(got) != 2 || !slices.Equal(got[0].Exact, out.Exact) {
+		t.Errorf("after a restart: %+v", got)
+	}
+	mustChange(t, j, func(d *journalDoc) { d.Boot = "another" })
+	if got := mustOpen(t, dir).doc.TakenOut; len(got) != 1 || got[0].Route != lasting.Route {
+		t.Errorf("after the host's next start: %+v", got)
 	}
 }

@@ -31,6 +31,7 @@ type Status struct {
 	// Unreached are the containers without an address that is reachable from here; they have no names.
 	Unreached []Unreached `json:"unreached"`
 	Losers    []Loser     `json:"losers"`   // names that a container asked for and does not have
+	Replaced  []string    `json:"replaced"` // files and routes of others that are aside until a teardown (Config.Replace)
 	Problems  []string    `json:"problems"` // what failed when it was last tried
 }
 
@@ -179,6 +180,7 @@ func (a *Agent) status() Status {
 			s.Losers = append(s.Losers, Loser{Name: c.name, Containers: []string{a.containerName(o)}, Why: c.deny})
 		}
 	}
+	s.Replaced = a.replaced()
 	if a.server != nil {
 		s.DNS.Listen, s.DNS.NoReverse = a.server.Addr(), a.noReverse
 	}

@@ -205,6 +205,62 @@ func TestKernelForeignRowBesideOurs(t *testing.T) {
 	}
 }
 
+// What is put back is what was there, to the last field that iproute2 shows.
+func TestKernelTakenOut(t *testing.T) {
+	kernel(t)
+	for _, line := range []string{
+		"10.1.0.0/16 via 192.0.2.2 dev a",
+		"10.1.0.0/16 via 192.0.2.2 dev a proto static metric 50",
+		"10.1.0.0/16 via 192.0.2.2 dev a proto static src 192.0.2.1 mtu lock 1300 advmss 1200 initcwnd 20",
+		"10.1.0.0/16 via 203.0.113.9 dev a onlink",
+	} {
+		takenOut(t, line, "192.0.2.77")
+	}
+	takenOut(t, "fd01::/64 via 2001:db8::2 dev a metric 70 mtu 1400", "2001:db8::77")
+
+	for _, line := range []string{
+		"10.1.0.0/16 via 192.0.2.2 dev a proto dhcp", "10.1.0.0/16 via 192.0.2.2 dev a proto 208", "10.1.0.0/16 tos 0x10 via 192.0.2.2 dev a",
+	} {
+		ip(t, "-4 route add "+line)
+		if s, err := Save(route("10.1.0.0/16 via 192.0.2.2 dev a")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was saved: %+v, %v", line, s, err)
+		}
+		ip(t, "-4 route del "+line)
+	}
+
+	// A link that was made anew has another number; one that is gone has taken the row with it.
+	ip(t, "link add name c type veth peer name c-far")
+	ip(t, "link set c-far up")
+	ip(t, "link set c up")
+	ip(t, "addr add 203.0.113.1/24 dev c")
+	ip(t, "-4 route add 10.1.0.0/16 via 203.0.113.2 dev c")
+	s, err := Save(route("10.1.0.0/16 via 203.0.113.2 dev c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip(t, "link del c")
+	if back, err := s.PutBack(); back || err != nil {
+		t.Errorf("without its link: %v, %v", back, err)
+	}
+	ip(t, "link add name other type veth peer name other-far") // takes the number
+	ip(t, "link add name c type veth peer name c-far")
+	ip(t, "link set c-far up")
+	defer func() { ip(t, "link del c"); ip(t, "link del other") }()
+	ip(t, "link set c up")
+	if back, err := s.PutBack(); back || err == nil || !strings.Contains(err.Error(), "not on-link") {
+		t.Errorf("without its link's address: %v, %v", back, err)
+	}
+	ip(t, "addr add 203.0.113.1/24 dev c")
+	if back, err := s.PutBack(); !back || err != nil || !strings.Contains(shown(t), "10.1.0.0/16 via 203.0.113.2 dev c") {
+		t.Errorf("on a link made anew: %v, %v", back, err)
+	}
+	s.Exact = s.Exact[:20]
+	ip(t, "-4 route del 10.1.0.0/16")
+	if back, err := s.PutBack(); back || err == nil {
+		t.Errorf("a damaged row: %v, %v", back, err)
+	}
+}
+
 func TestKernelList(t *testing.T) {
 	kernel(t)
 	ip(t, "-4 route add default via 192.0.2.254 dev a proto dhcp metric 100")

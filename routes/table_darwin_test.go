@@ -135,6 +135,22 @@ func TestSystemForeignRowsStay(t *testing.T) {
 	}
 }
 
+func TestSystemTakenOut(t *testing.T) {
+	system(t)
+	const byHand = " proto static" // STATIC alone
+	takenOut(t, "10.1.0.0/16 via 192.168.64.2 dev bridge100"+byHand, "192.168.64.77")
+	takenOut(t, "10.1.0.9/32 via 192.168.64.2 dev bridge100"+byHand, "192.168.64.77")
+	takenOut(t, "fd01::/64 via fd00:64::2 dev bridge100"+byHand, "fd00:64::77")
+	ip(t, "-4 route add 10.1.0.0/16 via 192.168.64.2 dev bridge100"+otherVPN)
+	if s, err := Save(route("10.1.0.0/16 via 192.168.64.2 dev bridge100")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a VPN's row was saved: %+v, %v", s, err)
+	}
+	ip(t, "-4 route del 10.1.0.0/16")
+}
+
+// shown is the table as `ip route` prints it.
+func shown(t *testing.T) string { return ip(t, "-4 route show") + ip(t, "-6 route show") }
+
 func TestSystemList(t *testing.T) {
 	system(t)
 	for _, line := range []string{

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/windows"
+	"golang.org/x/sys/windows/registry"
 	"golang.zx2c4.com/wireguard/windows/tunnel/winipcfg"
 )
 
@@ -239,6 +240,41 @@ func TestSystemRowChangedBySomebodyIsNotOurs(t *testing.T) {
 	}
 	if err := remove(want[0]); err != nil || !slices.Equal(before, rows(t)) {
 		t.Errorf("remove: %v, rows %+v, want %+v", err, rows(t), before)
+	}
+}
+
+// A row that somebody made by hand, and that is persistent, is taken out and put back as it was.
+func TestSystemTakenOut(t *testing.T) {
+	fill := system(t)
+	r := fill("198.18.0.0/16 via ONE dev NEAR")
+	k, _, err := registry.CreateKey(registry.LOCAL_MACHINE, persistentKey, registry.ALL_ACCESS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	name := fmt.Sprintf("198.18.0.0,255.255.0.0,%v,7", r.Via)
+	if err := k.SetStringValue(name, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer k.DeleteValue(name)
+	somebody(t, r, 7)
+	before := rows(t)
+	s, err := Save(r)
+	if err != nil || !slices.Equal(s.Lasting, []string{name}) {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if err := s.TakeOut(); err != nil || len(rows(t)) > 0 || slices.ContainsFunc(PersistentRows(), func(p Persistent) bool { return p.Name == name }) {
+		t.Errorf("take out: %v, %+v, %v", err, rows(t), PersistentRows())
+	}
+	if back, err := s.PutBack(); !back || err != nil || !slices.ContainsFunc(PersistentRows(), func(p Persistent) bool { return p.Name == name }) {
+		t.Errorf("put back: %v, %v, %v", back, err, PersistentRows())
+	}
+	after := rows(t)
+	for i := range after {
+		after[i].Age = before[i].Age
+	}
+	if !slices.Equal(before, after) {
+		t.Errorf("rows %+v\nbecame %+v", before, after)
 	}
 }
 

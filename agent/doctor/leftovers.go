@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -38,16 +37,24 @@ func Movable(cfg agent.Config) (paths []string) {
 	return paths
 }
 
+// Left is all that other tools and hands have left on this host; st is what the agent says, which tells of routes what they are in
+// the way of.
+func Left(cfg agent.Config, st agent.Status) []Leftover {
+	table, _ := routes.List()
+	return leftovers(findTraces(Facts{OS: runtime.GOOS, Config: cfg, Status: st, Table: table}))
+}
+
 // traces are where other tools leave themselves.
 type traces struct {
 	os         string
 	files      map[string]string // by path; only of the folders that are looked at below
 	processes  []string
-	persistent []string // as platform.PersistentRoutes
+	persistent []routes.Persistent
 	table      []routes.Entry
 	subnets    []agent.Subnet
 	domains    []string       // that we serve
 	listen     netip.AddrPort // our DNS server
+	replace    string         // the command that has us take over what somebody did by hand
 }
 
 // homebrew's folders, on both kinds of Macs, and Linux's.
@@ -56,8 +63,9 @@ var prefixes = []string{"", "/usr/local", "/opt/homebrew"}
 // findTraces reads what leftovers judges.
 func findTraces(f Facts) traces {
 	t := traces{
-		os: f.OS, files: map[string]string{}, processes: platform.Processes(), persistent: platform.PersistentRoutes(),
+		os: f.OS, files: map[string]string{}, processes: platform.Processes(), persistent: routes.PersistentRows(),
 		table: f.Table, subnets: f.Status.Subnets, domains: f.Config.Domains, listen: f.Status.DNS.Listen,
+		replace: f.run("--replace"),
 	}
 	read := func(dir string, suffixes ...string) {
 		maps.Copy(t.files, platform.ReadFolder(dir, func(name string) bool {
@@ -252,7 +260,19 @@ func dnsmasqLeftover(t traces, file, text string) []Leftover {
 
 // routeLeftovers are rows that somebody made by hand, and that keep a container network from us or lead nowhere any more.
 func routeLeftovers(t traces) (out []Leftover) {
+	for _, s := range t.subnets {
+		for _, r := range s.ByHand {
+			l := Leftover{What: "route " + r.String(), Hint: t.replace,
+				Why: fmt.Sprintf("somebody made it by hand; it leads to the VM of engine %s for as long as that keeps its address", s.Engine)}
+			if !slices.Contains(out, l) {
+				out = append(out, l)
+			}
+		}
+	}
 	for _, e := range t.table {
+		if slices.ContainsFunc(out, func(l Leftover) bool { return l.What == "route "+e.Route.String() }) {
+			continue
+		}
 		if e.Marked || !e.Via.Is4() || e.Dst.Bits() < 8 || e.Owner == "kernel" || e.Owner == "dhcp" {
 			continue
 		}
@@ -293,29 +313,24 @@ func mask(p netip.Prefix) string {
 	return netip.AddrFrom4([4]byte{byte(bits >> 24), byte(bits >> 16), byte(bits >> 8), byte(bits)}).String()
 }
 
-// persistentLeftovers are Windows' rows "dst,mask,gateway,metric" for containers, made anew at each start.
+// persistentLeftovers are Windows' rows for containers, made anew at each start.
 func persistentLeftovers(t traces) (out []Leftover) {
-	for _, row := range t.persistent {
-		w := strings.Split(row, ",")
-		if len(w) < 3 {
-			continue
-		}
-		dst, err1 := netip.ParseAddr(w[0])
-		m, err2 := netip.ParseAddr(w[1])
-		via, err3 := netip.ParseAddr(w[2])
-		if err1 != nil || err2 != nil || err3 != nil || !dst.Is4() || !m.Is4() {
-			continue
-		}
-		containers := bytes.HasPrefix(dst.AsSlice(), []byte{172}) && (dst.As4()[1] == 0 || dst.As4()[1] >= 16 && dst.As4()[1] < 32)
+	for _, p := range t.persistent {
+		dst := p.Dst.Addr()
+		containers := dst.As4()[0] == 172 && (dst.As4()[1] == 0 || dst.As4()[1] >= 16 && dst.As4()[1] < 32)
 		for _, s := range t.subnets {
 			containers = containers || s.Prefix.Contains(dst)
 		}
+		l := Leftover{What: "persistent route " + p.Name, Hint: fmt.Sprintf("route delete %v", dst)}
 		switch {
-		case via == dockerNAT:
-			out = append(out, Leftover{What: "persistent route " + row, Why: "it leads to Docker for Windows' VM of before 2020, which is no more", Hint: fmt.Sprintf("route delete %v", dst)})
+		case p.Via == dockerNAT:
+			l.Why = "it leads to Docker for Windows' VM of before 2020, which is no more"
 		case containers:
-			out = append(out, Leftover{What: "persistent route " + row, Why: "somebody made it by hand, perhaps for containers; it comes back at each start", Hint: fmt.Sprintf("route delete %v", dst)})
+			l.Why = "somebody made it by hand, perhaps for containers; it comes back at each start"
+		default:
+			continue
 		}
+		out = append(out, l)
 	}
 	return out
 }

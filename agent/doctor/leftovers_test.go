@@ -48,6 +48,13 @@ func TestLeftovers(t *testing.T) {
 		r := routes.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "en0"}
 		return traces{os: os, table: []routes.Entry{{Route: r, Owner: owner}}, subnets: subnets}
 	}
+	persistent := func(name, dst, via string) traces {
+		return traces{persistent: []routes.Persistent{{Name: name, Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via)}}}
+	}
+	byHand := agent.Subnet{Engine: "dev", Network: "bridge", Prefix: netip.MustParsePrefix("172.17.0.0/16"), State: agent.Foreign,
+		ByHand: []routes.Route{{Dst: netip.MustParsePrefix("172.17.0.0/16"), Via: netip.MustParseAddr("192.168.99.5"), Dev: "en0"}}}
+	taken := row("darwin", "172.17.0.0/16", "192.168.99.5", "static", byHand, byHand)
+	taken.replace = "sudo fairlead run --replace"
 	refused := agent.Subnet{Engine: "dev", Network: "bridge", Prefix: netip.MustParsePrefix("172.17.0.0/16"), State: agent.Refused}
 	for _, c := range []struct {
 		name       string
@@ -89,13 +96,14 @@ func TestLeftovers(t *testing.T) {
 
 		{"static route in our way", row("linux", "172.17.0.0/16", "192.168.99.5", "static", refused), "route 172.17.0.0/16 via 192.168.99.5 dev en0", "sudo ip route del 172.17.0.0/16 via 192.168.99.5", "keeps network bridge of engine dev"},
 		{"the same on macOS", row("darwin", "172.17.0.0/16", "192.168.99.5", "static", refused), "route 172.17.0.0/16 via 192.168.99.5 dev en0", "sudo route -n delete -net 172.17.0.0/16 192.168.99.5", ""},
+		{"by hand to the same VM", taken, "route 172.17.0.0/16 via 192.168.99.5 dev en0", "sudo fairlead run --replace", "as long as that keeps its address"},
 		{"static route in nobody's way", row("linux", "172.17.0.0/16", "192.168.99.5", "static"), "", "", ""},
 		{"a VPN's", row("linux", "172.16.0.0/12", "10.8.0.1", "static", refused), "", "", ""},
 		{"DockerNAT", row("windows", "172.17.0.0/16", "10.0.75.2", "netmgmt"), "route 172.17.0.0/16 via 10.0.75.2 dev en0", "route delete 172.17.0.0 mask 255.255.0.0 10.0.75.2", "no more"},
 		{"all of 172", row("windows", "172.0.0.0/8", "192.168.1.5", "netmgmt"), "route 172.0.0.0/8 via 192.168.1.5 dev en0", "route delete 172.0.0.0 mask 255.0.0.0 192.168.1.5", "Internet"},
-		{"persistent DockerNAT", traces{persistent: []string{"172.0.0.0,255.0.0.0,10.0.75.2,1"}}, "persistent route 172.0.0.0,255.0.0.0,10.0.75.2,1", "route delete 172.0.0.0", "no more"},
-		{"persistent", traces{persistent: []string{"172.17.0.0,255.255.0.0,192.168.18.2,1"}}, "persistent route 172.17.0.0,255.255.0.0,192.168.18.2,1", "route delete 172.17.0.0", "at each start"},
-		{"persistent, the office's", traces{persistent: []string{"10.1.0.0,255.255.0.0,192.168.1.1,1", "rubbish", "fd00::,ffff::,fe80::1,1"}}, "", "", ""},
+		{"persistent DockerNAT", persistent("172.0.0.0,255.0.0.0,10.0.75.2,1", "172.0.0.0/8", "10.0.75.2"), "persistent route 172.0.0.0,255.0.0.0,10.0.75.2,1", "route delete 172.0.0.0", "no more"},
+		{"persistent", persistent("172.17.0.0,255.255.0.0,192.168.18.2,1", "172.17.0.0/16", "192.168.18.2"), "persistent route 172.17.0.0,255.255.0.0,192.168.18.2,1", "route delete 172.17.0.0", "at each start"},
+		{"persistent, the office's", persistent("10.1.0.0,255.255.0.0,192.168.1.1,1", "10.1.0.0/16", "192.168.1.1"), "", "", ""},
 	} {
 		got := leftovers(c.traces)
 		switch {
@@ -115,7 +123,7 @@ func FuzzLeftovers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name, text string) {
 		name = strings.ReplaceAll(name, "/", "")
-		tr := traces{os: "linux", domains: []string{"docker"}, persistent: []string{text}, processes: []string{name}, files: map[string]string{}}
+		tr := traces{os: "linux", domains: []string{"docker"}, persistent: []routes.Persistent{{Name: text, Dst: netip.MustParsePrefix("172.17.0.0/16"), Via: dockerNAT}}, processes: []string{name}, files: map[string]string{}}
 		for _, dir := range []string{"/Library/LaunchDaemons/%s.plist", "/etc/systemd/system/%s.service", "/etc/resolver/%s", "/etc/dnsmasq.d/%s", "/etc/%src.local"} {
 			tr.files[fmt.Sprintf(dir, name)] = text
 		}

@@ -21,6 +21,8 @@ import (
 	"github.com/fairlead-dev/fairlead/platform"
 )
 
+const lookTimeout = 5 * time.Second // for the service's first look at its engines
+
 func install(s *settings) *cobra.Command {
 	var replace bool
 	c := &cobra.Command{
@@ -62,14 +64,37 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			if len(from) > 0 {
 				fmt.Fprintf(w, "note: a service does not see your shell's variables; kept as flags: %s\n", strings.Join(from, ", "))
 			}
-			if files := doctor.Movable(cfg); len(files) > 0 && !replace {
-				fmt.Fprintf(w, "note: left by other tools, and in the way: %s\nhint: sudo fairlead install --replace moves them aside until uninstall; fairlead doctor tells more\n", strings.Join(files, ", "))
+			if !replace {
+				s.noteLeft(c.Context(), w, cfg, r.State)
 			}
 			return nil
 		},
 	}
 	replaceFlag(c, &replace)
 	return c
+}
+
+// noteLeft says what other tools and hands have left. Of routes only the agent knows which are for containers.
+func (s *settings) noteLeft(ctx context.Context, w io.Writer, cfg agent.Config, is installer.State) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	var st agent.Status
+	if s.adopt(is.Args) == nil {
+		if its, err := s.load(); err == nil {
+			if client, err := agent.Dial(ctx, its.Control); err == nil {
+				st, _ = client.Reconcile(ctx)
+			}
+		}
+	}
+	left := doctor.Left(cfg, st)
+	if len(left) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "note: left by other tools or made by hand, and perhaps in the way:")
+	for _, l := range left {
+		fmt.Fprintf(w, "  %s: %s\n", l.What, l.Why)
+	}
+	fmt.Fprintf(w, "hint: %sfairlead install --replace moves aside what can be moved back by uninstall; fairlead doctor has a command for each\n", platform.Sudo)
 }
 
 // answers waits for the service's agent where the service manager does not: launchd is content with a process.

@@ -34,13 +34,13 @@ func runAgent(s *settings) *cobra.Command {
 	return c
 }
 
-// replaceFlag lets the user say that other tools' files may be moved away.
+// replaceFlag lets the user say that what other tools left may be moved aside.
 func replaceFlag(c *cobra.Command, replace *bool) {
-	c.Flags().BoolVar(replace, "replace", false, "move files of other tools that are in the way aside, until teardown-network or uninstall; fairlead doctor lists them")
+	c.Flags().BoolVar(replace, "replace", false, "move aside what other tools and hands have left in the way (files, routes to an engine's own VM) until teardown-network or uninstall; fairlead doctor lists it")
 }
 
 func replacing(cfg *agent.Config, replace bool) {
 	if replace {
-		cfg.Replace = doctor.Movable(*cfg)
+		cfg.Replace, cfg.ReplaceRoutes = doctor.Movable(*cfg), true
 	}
 }

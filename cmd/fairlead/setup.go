@@ -34,7 +34,7 @@ at everything again.`,
 			client, err := agent.Dial(c.Context(), cfg.Control)
 			switch {
 			case err == nil && replace:
-				return &agent.Problem{Code: agent.ExitFailed, Err: errors.New("the running agent replaces files only when it starts"), Hint: "sudo fairlead install --replace"}
+				return &agent.Problem{Code: agent.ExitFailed, Err: errors.New("the running agent replaces what others left only when it starts"), Hint: "sudo fairlead install --replace"}
 			case err == nil && !dryRun:
 				st, err = client.Reconcile(c.Context())
 			case err == nil:
@@ -105,6 +105,11 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 			how = n.Prefix.String()
 		}
 		note := n.Why
+		if n.State == agent.Wanted { // else st.Replaced has them
+			for _, r := range n.Replaces {
+				note = strings.TrimPrefix(fmt.Sprintf("%s; in place of %v, made by hand", note, r), "; ")
+			}
+		}
 		if proof := n.Verified.String(); proof != "" {
 			note = strings.TrimPrefix(note+"; "+proof, "; ")
 		}
@@ -113,6 +118,9 @@ func printSubnets(w io.Writer, st agent.Status, dryRun bool) {
 	tw.Flush()
 	if len(st.Subnets) == 0 {
 		fmt.Fprintln(w, "no container networks found")
+	}
+	for _, what := range st.Replaced {
+		fmt.Fprintf(w, "replaced %s: it is back after teardown-network or uninstall\n", what)
 	}
 	seen := map[string]bool{}
 	hint := func(h string) {

@@ -213,6 +213,30 @@ func TestMacGateway(t *testing.T) {
 	m.must("teardown-network")
 	m.same(before)
 
+	t.Run("route made by hand", func(t *testing.T) {
+		m := m.in(t)
+		by := func(do string) {
+			t.Helper()
+			if _, err := m.Run(ctx, "ip", "route", do, "172.17.0.0/16", "via", vm.Addr().String(), "proto", "static"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		by("add")
+		before := m.state()
+		if out := m.must("setup-network"); !strings.Contains(out, "foreign  172.17.0.0/16") {
+			t.Errorf("beside it:\n%s", out)
+		}
+		m.must("teardown-network")
+		m.same(before)
+		if out := m.must("setup-network", "--replace"); !strings.Contains(out, "installed  172.17.0.0/16") || !strings.Contains(out, "replaced route 172.17.0.0/16 via 192.168.99.100 dev bridge100") {
+			t.Errorf("in its place:\n%s", out)
+		}
+		m.ping(ip)
+		m.must("teardown-network")
+		m.same(before)
+		by("del")
+	})
+
 	r := m.start()
 	m.answers("web.docker", ip)
 	m.resolves("17.172.in-addr.arpa", "docker")

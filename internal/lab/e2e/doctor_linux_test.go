@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/agent/doctor"
 	"github.com/fairlead-dev/fairlead/internal/lab"
 )
@@ -283,5 +285,124 @@ func TestVPN(t *testing.T) {
 			free()
 			r.signal(syscall.SIGTERM)
 		})
+	}
+}
+
+// Routes that somebody made by hand to the same VM stay, and are named; with --replace ours take their place, follow the VM, and
+// when fairlead goes theirs are back to the last field. A route to elsewhere is never touched.
+func TestRoutesMadeByHand(t *testing.T) {
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{TCP: true})
+	h.watch("dev=" + vm.URL())
+	docker(t, vm, "network", "create", "--subnet", "172.29.0.0/16", "mine")
+	docker(t, vm, "network", "create", "--subnet", "172.28.0.0/16", "theirs")
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	docker(t, vm, "run", "-d", "--name", "db", "--network", "mine", "web")
+	ctx := t.Context()
+	byHand := []string{
+		"172.17.0.0/16 via 192.168.99.100",                                 // the recipe's
+		"172.29.4.0/24 via 192.168.99.100 proto static metric 70 mtu 1400", // a part of a network
+		"172.16.0.0/12 via 192.168.99.100",                                 // all of Docker's
+	}
+	for _, row := range append(byHand, "172.28.0.0/16 via 192.168.99.77") {
+		if _, err := h.Run(ctx, "ip", append([]string{"route", "add"}, strings.Fields(row)...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	details := func() string {
+		t.Helper()
+		out, err := h.Run(ctx, "ip", "-d", "route", "show")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before, state := details(), h.state()
+	same := func(when string) {
+		t.Helper()
+		if after := details(); after != before {
+			t.Errorf("%s the routes are\n%s\nand were\n%s", when, after, before)
+		}
+		if after := h.state(); after != state {
+			t.Errorf("%s the host is\n%s\nand was\n%s", when, after, state)
+		}
+	}
+	leftovers := func() (found []string) {
+		t.Helper()
+		for _, c := range h.report("doctor").Checks {
+			for _, l := range c.Checks {
+				if c.Name == "leftovers" && strings.Contains(l.Says, "as long as that keeps its address") {
+					row, _, _ := strings.Cut(l.Says, ":")
+					found = append(found, row+" | "+l.Hint)
+				}
+			}
+		}
+		slices.Sort(found)
+		return found
+	}
+	want := []string{
+		"172.16.0.0/12 via 192.168.99.100 dev vboxnet0 | sudo fairlead run --replace",
+		"172.17.0.0/16 via 192.168.99.100 dev vboxnet0 | sudo fairlead run --replace",
+		"172.29.4.0/24 via 192.168.99.100 dev vboxnet0 | sudo fairlead run --replace",
+	}
+	if got := leftovers(); !slices.Equal(got, want) {
+		t.Errorf("doctor finds %q", got)
+	}
+	same("after doctor")
+
+	r := h.start("--resolver", "none") // they may stay
+	h.answers("web.docker", address(t, vm, "bridge", "web"))
+	h.answers("db.docker", address(t, vm, "mine", "db"))
+	r.signal(syscall.SIGTERM)
+	same("without --replace")
+
+	if out, _, _ := h.fairlead("setup-network", "--replace", "--dry-run"); !strings.Contains(out, "in place of 172.17.0.0/16 via 192.168.99.100 dev vboxnet0, made by hand") {
+		t.Errorf("a dry run says\n%s", out)
+	}
+	same("after a dry run")
+
+	out, _, code := h.fairlead("setup-network", "--replace")
+	if code != agent.ExitPartly || !strings.Contains(out, "route 172.28.0.0/16 via 192.168.99.77 dev vboxnet0 (made by boot) is in its way") {
+		t.Errorf("setup-network: exit %d\n%s", code, out)
+	}
+	if rows := details(); strings.Contains(rows, "172.16.0.0/12") || strings.Contains(rows, "172.29.4.0/24") || strings.Count(rows, "proto 208") != 2 {
+		t.Errorf("replaced, the routes are\n%s", rows)
+	}
+	if got := leftovers(); len(got) > 0 {
+		t.Errorf("doctor still finds %q", got)
+	}
+	h.ping(address(t, vm, "mine", "db"))
+	if out := h.must("teardown-network"); strings.Count(out, "restored route") != 3 {
+		t.Errorf("teardown-network says\n%s", out)
+	}
+	same("after setup-network and teardown-network")
+
+	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		r := h.start("--resolver", "none", "--replace")
+		h.eventually("they are replaced", func() error {
+			if s := h.status(); len(s.Replaced) != 3 {
+				return fmt.Errorf("%q\n%s", s.Replaced, details())
+			}
+			return h.hasRoute("172.29.0.0/16")
+		})
+		h.answers("web.docker", address(t, vm, "bridge", "web"))
+		if end == syscall.SIGTERM { // who makes one again means it
+			if _, err := h.Run(ctx, "ip", "route", "add", "172.16.0.0/12", "via", "192.168.99.100"); err != nil {
+				t.Fatal(err)
+			}
+			h.eventually("it stays", func() error {
+				for _, s := range h.status().Subnets {
+					if s.Network == "bridge" && len(s.ByHand) == 1 && len(h.status().Replaced) == 2 {
+						return nil
+					}
+				}
+				return fmt.Errorf("%+v", h.status())
+			})
+		}
+		r.signal(end)
+		if end == syscall.SIGKILL {
+			h.must("teardown-network")
+		}
+		same(end.String())
 	}
 }
