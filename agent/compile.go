@@ -147,6 +147,10 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 	case n.Options[mode] == "isolated":
 		s.State, s.Why = Unreachable, "an isolated network answers to nobody outside it, not even to its own VM"
 		return
+	case way.Kind == platform.Native && way.Dev != "" && !leads(host.table, s.Prefix, way.Dev):
+		s.State, s.Why = NoWay, fmt.Sprintf("no route leads to it by %s: %s", way.Dev, way.Why)
+		s.Hint = "let fairlead do it: " + platform.Sudo + "brew services stop docker-mac-net-connect"
+		return
 	case way.Kind == platform.Native:
 		for _, t := range taken {
 			if t.State == Wanted && t.Prefix.Overlaps(s.Prefix) {
@@ -244,6 +248,13 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 func forContainers(e routes.Entry, subnet netip.Prefix) bool {
 	usual := within(e.Dst, netip.MustParsePrefix("172.16.0.0/12")) || e.Dst == netip.MustParsePrefix("172.0.0.0/8")
 	return e.ByHand() && (usual || within(e.Dst, subnet))
+}
+
+// leads tells whether somebody else's row leads packets for p straight to a link.
+func leads(table []routes.Entry, p netip.Prefix, dev string) bool {
+	return slices.ContainsFunc(table, func(e routes.Entry) bool {
+		return !e.Marked && e.Route == routes.Route{Dst: p, Dev: dev}
+	})
 }
 
 // besides is the interface of this host on which the containers of a macvlan or ipvlan network in the VM are its neighbours,

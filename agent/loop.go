@@ -27,6 +27,7 @@ import (
 
 const (
 	relookEvery = 30 * time.Second // every source of hints can lose some
+	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to
 	downTimeout = 20 * time.Second // for taking everything back at the end
 )
 
@@ -461,7 +462,7 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 			}
 		}
 		if w.listed {
-			reach := w.reachable(host.links, a.cfg.Allow)
+			reach := w.reachable(host, a.cfg.Allow)
 			if reach != w.reach {
 				a.log.Info("reach", "engine", w.cfg.Name, "kind", reach.Kind, "via", reach.Via, "dev", reach.Dev, "why", reach.Why, "other", reach.Other)
 			}
@@ -492,13 +493,13 @@ func (a *Agent) planRoutes() (routes.Plan, hostFacts, error) {
 }
 
 // reachable is how packets get to the engine's containers now: what Decide says, unless the VM cannot be opened for that.
-func (w *watched) reachable(links []platform.Link, allow []netip.Prefix) platform.Reach {
-	r := platform.Decide(w.facts(), links)
+func (w *watched) reachable(host hostFacts, allow []netip.Prefix) platform.Reach {
+	r := platform.Decide(w.facts(host.table), host.links)
 	if r.Kind == platform.Gateway && w.closed != "" && w.cfg.Gateway == "auto" {
 		r = platform.Reach{Kind: platform.Tunnel, Why: "its VM cannot be opened for packets from here: " + w.closed}
 	}
 	if r.Kind == platform.Gateway && w.hasOther(r.Via, allow) {
-		r.Other = r.Beside(w.vmAddrs, links)
+		r.Other = r.Beside(w.vmAddrs, host.links)
 		if r.Other.Kind == platform.Tunnel && w.noTunnel != "" {
 			r.Other = platform.Path{Kind: platform.None, Why: r.Other.Why + ", and there is no tunnel: " + w.noTunnel}
 		}
@@ -531,7 +532,7 @@ func (w *watched) hasOther(via netip.Addr, allow []netip.Prefix) bool {
 	})
 }
 
-func (w *watched) facts() platform.EngineFacts {
+func (w *watched) facts(table []routes.Entry) platform.EngineFacts {
 	f := platform.EngineFacts{Told: w.cfg.Gateway, Host: w.host, System: w.info.System}
 	if w.found != nil {
 		f.Known = *w.found
@@ -546,6 +547,11 @@ func (w *watched) facts() platform.EngineFacts {
 			if len(n.ID) >= 12 && n.Options["com.docker.network.bridge.name"] == "" {
 				f.Bridges = append(f.Bridges, "br-"+n.ID[:12])
 			}
+		}
+	}
+	for _, e := range table {
+		if !e.Marked && !e.Via.IsValid() && e.Dev != "" && slices.Contains(f.Subnets, e.Dst) {
+			f.Routed = append(f.Routed, e.Dev)
 		}
 	}
 	if name, err := os.Hostname(); err == nil && w.info.Kernel != "" {
@@ -756,29 +762,35 @@ func (a *Agent) keepForgetting(ctx context.Context) {
 	}
 }
 
-// keepVerifying asks the OS itself, after every change of its entries, whether it goes by them.
+// keepVerifying asks the OS itself, after every change of its entries and now and then, whether it goes by them.
 func (a *Agent) keepVerifying(ctx context.Context) {
+	again := time.NewTicker(verifyEvery)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-again.C:
 		case <-a.changed:
 		}
 		a.mu.Lock()
 		wanted := len(a.entries) > 0 && len(a.blocked) == 0 // else that says it
+		w := resolver.Want{Domains: a.served(), Server: a.server.Addr()}
 		a.mu.Unlock()
 		why := ""
 		if wanted {
-			err := resolver.Verify(ctx, a.method, "ns."+a.cfg.Domains[0], a.server.Addr().Addr())
+			err := resolver.Verify(ctx, a.method, w)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				a.log.Warn("resolver", "err", err)
 				why = oneLine(err.Error())
 			}
 		}
 		a.mu.Lock()
+		if why != "" && why != a.ineffective {
+			a.log.Warn("resolver", "err", why)
+		}
 		a.ineffective = why
 		a.mu.Unlock()
 	}
@@ -807,14 +819,19 @@ func (a *Agent) openSubnets(w *watched) (open []netip.Prefix) {
 	return open
 }
 
+// unsure tells whether packets may or may not get to a subnet: only an answer tells, as the way there is not ours.
+func (w *watched) unsure(s Subnet) bool {
+	return s.State == OnLink || s.State == Native && w.reach.Dev != ""
+}
+
 // isOpen tells whether packets get to an engine's subnet, as far as is known.
 func (a *Agent) isOpen(w *watched, s Subnet) bool {
 	switch {
-	case s.State == Native || !s.Reachable():
-		return s.State == Native
-	case s.State == OnLink:
+	case w.unsure(s):
 		p := a.proofs[s.key()]
 		return p.Result == Answered && p.about == w.way(s)
+	case s.State == Native || !s.Reachable():
+		return s.State == Native
 	}
 	why, _ := w.pilot.shuts(s)
 	return w.pilot.open && why == ""

@@ -133,7 +133,7 @@ func TestOtherIPVersion(t *testing.T) {
 		for _, s := range c.subnets {
 			w.networks = append(w.networks, engine.Network{ID: s, Name: s, Driver: "bridge", Subnets: []netip.Prefix{netip.MustParsePrefix(s)}})
 		}
-		w.reach = w.reachable(c.links, c.allow)
+		w.reach = w.reachable(hostFacts{links: c.links}, c.allow)
 		got := ""
 		if o := w.reach.Other; o.Kind != "" {
 			got = fmt.Sprintf("%s %v %s %v", o.Kind, o.Via, o.Dev, o.Source)

@@ -236,7 +236,7 @@ func (a *Agent) whyNot(w *watched, network string, addr netip.Addr) string {
 		}
 		why, _ := w.pilot.shuts(s)
 		switch {
-		case s.State == OnLink:
+		case w.unsure(s):
 			why = cmp.Or(a.proofs[s.key()].Why, "not asked yet whether it answers")
 		case !s.Reachable():
 			why = s.Why

@@ -258,7 +258,7 @@ func (a *Agent) toProve() (due []Subnet, about []string) {
 	subnets := a.asked()
 	for _, w := range a.engines {
 		for _, s := range subnets {
-			if s.Engine != w.cfg.Name || s.State != OnLink && !a.isOpen(w, s) {
+			if s.Engine != w.cfg.Name || !w.unsure(s) && !a.isOpen(w, s) {
 				continue
 			}
 			way := w.way(s)

@@ -23,7 +23,7 @@ const (
 type Reach struct {
 	Kind    Kind       `json:"kind"`
 	Via     netip.Addr `json:"via,omitzero"`     // the VM's address: its end of the tunnel, if there is one
-	Dev     string     `json:"dev,omitempty"`    // the interface that leads there; empty while a tunnel is not up
+	Dev     string     `json:"dev,omitempty"`    // the interface that leads there; empty while a tunnel is not up, and where there is none in between
 	Source  netip.Addr `json:"source,omitzero"`  // this host's address on Dev, as the VM sees it
 	Source6 netip.Addr `json:"source6,omitzero"` // likewise, the IPv6 one of a tunnel
 	Other   Path       `json:"other,omitzero"`   // of a gateway: for the IP version that Via is not of; zero where no network has it
@@ -149,6 +149,7 @@ type EngineFacts struct {
 	Subnets []netip.Prefix // of its bridge networks
 	Bridges []string       // those of its interfaces whose names nobody else has: they hold a network's random id
 	Here    bool           // it says that it runs on a machine of this host's name and kernel
+	Routed  []string       // interfaces to which somebody else's rows lead its Subnets
 	Known   Endpoint       // where it was found, if nobody named it: its product may be known for one reach
 }
 
@@ -169,6 +170,9 @@ func Decide(f EngineFacts, links []Link) Reach {
 	}
 	if f.System == "OrbStack" {
 		return Reach{Kind: Native, Why: "OrbStack routes to its containers itself"}
+	}
+	if dev := macNetConnect(links); strings.HasPrefix(f.System, "Docker Desktop") && slices.Contains(f.Routed, dev) {
+		return Reach{Kind: Native, Dev: dev, Why: "docker-mac-net-connect routes to its containers itself; fairlead does when that is stopped"}
 	}
 	if f.Known.Reach != "" {
 		return Reach{Kind: f.Known.Reach, Why: f.Known.Why}
@@ -202,6 +206,17 @@ func Decide(f EngineFacts, links []Link) Reach {
 		return r
 	}
 	return Reach{Kind: Tunnel, Why: fmt.Sprintf("%v is not on-link on any interface of this host", f.Host)}
+}
+
+// macNetConnect is the interface of docker-mac-net-connect, which takes this address for its own end of a tunnel; "" where
+// there is none.
+func macNetConnect(links []Link) string {
+	for _, l := range links {
+		if l.Prefix.Addr() == netip.AddrFrom4([4]byte{10, 33, 33, 1}) && strings.HasPrefix(l.Dev, "utun") {
+			return l.Dev
+		}
+	}
+	return ""
 }
 
 func gateway(via netip.Addr, why string, links []Link) Reach {

@@ -71,6 +71,7 @@ func TestOnLinkOrder(t *testing.T) {
 }
 
 func TestDecide(t *testing.T) {
+	rival := append(links("utun5 10.33.33.1/32"), desk...)
 	linux := append(links("docker0 172.17.0.1/16", "br-1 fd17::1/64"), desk...)
 	sub := func(s ...string) (out []netip.Prefix) {
 		for _, s := range s {
@@ -101,6 +102,11 @@ func TestDecide(t *testing.T) {
 		{"Docker Desktop", EngineFacts{Socket: true, System: "Docker Desktop", Subnets: sub("172.17.0.0/16")}, desk, "tunnel", "Docker Desktop"},
 		{"Docker Desktop beside an engine on this kernel", EngineFacts{Socket: true, System: "Docker Desktop 4.30", Subnets: sub("172.17.0.0/16")}, linux, "tunnel", "Docker Desktop"},
 		{"Docker Desktop over TCP", EngineFacts{Host: addr("127.0.0.1"), System: "Docker Desktop"}, desk, "tunnel", "Docker Desktop"},
+		{"docker-mac-net-connect routes there", EngineFacts{Socket: true, System: "Docker Desktop", Routed: []string{"utun5"}, Known: desktop}, rival, "native utun5", "docker-mac-net-connect"},
+		{"docker-mac-net-connect routes elsewhere", EngineFacts{Socket: true, System: "Docker Desktop", Routed: []string{"utun3"}, Known: desktop}, rival, "tunnel", "Docker Desktop"},
+		{"docker-mac-net-connect is not there", EngineFacts{Socket: true, System: "Docker Desktop", Routed: []string{"utun5"}}, desk, "tunnel", "Docker Desktop"},
+		{"docker-mac-net-connect routes to another engine", EngineFacts{Socket: true, System: "Alpine Linux", Routed: []string{"utun5"}}, rival, "tunnel", "not on this host"},
+		{"docker-mac-net-connect, told otherwise", EngineFacts{Told: "tunnel", Socket: true, System: "Docker Desktop", Routed: []string{"utun5"}}, rival, "tunnel", "as told"},
 		{"OrbStack", EngineFacts{Socket: true, System: "OrbStack", Subnets: sub("192.168.97.0/24")}, desk, "native", "OrbStack"},
 		{"TCP on-link", EngineFacts{Host: addr("192.168.99.100")}, desk, "gateway 192.168.99.100 vboxnet0 192.168.99.1", "on-link"},
 		{"TCP on-link, IPv6", EngineFacts{Host: addr("fd99::100")}, desk, "gateway fd99::100 vboxnet0 fd99::1", "on-link"},
@@ -122,13 +128,16 @@ func TestDecide(t *testing.T) {
 	} {
 		r := Decide(c.facts, c.links)
 		got := string(r.Kind)
-		if r.Kind == Gateway {
+		switch {
+		case r.Kind == Gateway:
 			got = fmt.Sprintf("%s %v %s %v", r.Kind, r.Via, r.Dev, r.Source)
+		case r.Dev != "":
+			got += " " + r.Dev
 		}
 		if got != c.want || !strings.Contains(r.Why, c.why) {
 			t.Errorf("%s: %s (%s), want %s (...%s...)", c.name, got, r.Why, c.want, c.why)
 		}
-		if r.Kind != Gateway && (r.Via.IsValid() || r.Dev != "" || r.Source.IsValid()) {
+		if r.Kind != Gateway && (r.Via.IsValid() || r.Source.IsValid()) {
 			t.Errorf("%s: %s with a gateway: %+v", c.name, r.Kind, r)
 		}
 	}

@@ -97,6 +97,35 @@ func Flush(ctx context.Context, m Method) error {
 	return nil
 }
 
+// Verify reads back, for some seconds, whom macOS asks for w's domains, and returns at last why that is not w.Server: configd may
+// not have taken up the files, and another program's entry may come first.
+func Verify(ctx context.Context, m Method, w Want) error {
+	if m != EtcResolver || len(w.Domains) == 0 {
+		return nil
+	}
+	for tries := 8; ; tries-- {
+		out, err := exec.CommandContext(ctx, "/usr/sbin/scutil", "--dns").Output()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			slog.Warn("resolver: cannot see whether macOS goes by its files", "command", "scutil --dns", "err", err)
+			return nil
+		}
+		if err = inForce(parseScutil(string(out)), w); err == nil || tries == 0 {
+			if err != nil {
+				err = fmt.Errorf("the files are in place, but macOS does not go by them: %w; hint: scutil --dns shows whom it asks", err)
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
 // Watch calls changed when something happened after which Read may find less than before: a file came or went in
 // /etc/resolver, or one of ours was written to; and once when it has begun to look. It returns nil when ctx ends. Its hints can
 // be lost; read on a timer, too.

@@ -122,13 +122,14 @@ func announcePolicy() error {
 	return nil
 }
 
-// Verify asks this host's own resolver for a name, as programs do, until the answer holds want: then the entries have
-// effect. It asks for some seconds, and returns at last why they have none. Only Windows has entries that something else may
-// override without a trace in what Read finds.
-func Verify(ctx context.Context, m Method, name string, want netip.Addr) error {
-	if m != NRPT {
+// Verify asks this host's own resolver for our server's own name, as programs do, until the answer holds its address: then the
+// entries for w have effect. It asks for some seconds, and returns at last why they have none: something else may override them
+// without a trace in what Read finds.
+func Verify(ctx context.Context, m Method, w Want) error {
+	if m != NRPT || len(w.Domains) == 0 {
 		return nil
 	}
+	name, want := "ns."+w.Domains[0], w.Server.Addr()
 	var last error
 	for range 4 {
 		// A query cannot be called off: who has no time left does not wait for it.

@@ -312,11 +312,11 @@ func TestSystemVerify(t *testing.T) {
 		}
 	})
 	p := pass(t, renderNRPT(t, "fairlead-test"), nil)
-	if err := Verify(t.Context(), NRPT, "ns.fairlead-test", server.Addr()); err != nil {
+	if err := Verify(t.Context(), NRPT, Want{[]string{"fairlead-test"}, server}); err != nil {
 		t.Error(err)
 	}
 	pass(t, nil, p.Owned)
-	if err := Verify(t.Context(), NRPT, "ns.fairlead-test", server.Addr()); err == nil {
+	if err := Verify(t.Context(), NRPT, Want{[]string{"fairlead-test"}, server}); err == nil {
 		t.Error("Windows still goes by the rule")
 	}
 }

@@ -511,9 +511,12 @@ func keyName(key string) string { return path.Base(strings.ReplaceAll(key, `\`, 
 func (f Facts) throughOS() []Check {
 	const name = "through the OS"
 	missing := slices.ContainsFunc(f.entries(), func(c Check) bool { return c.State == Fail })
+	problem, _, _ := strings.Cut(f.Status.Resolver.Problem, "; hint: ") // as the agent saw it last
 	switch {
 	case missing:
 		return []Check{skip(name, "an entry is missing")}
+	case problem != "" && !overlap(f.Fresh.Addrs, f.Want):
+		return []Check{fail(name, f.whyNotAsked(), "%s", problem)}
 	case f.Known == "" || len(f.Want) == 0:
 		return []Check{skip(name, "no container has a name that could be asked for")}
 	case !f.Fresh.Asked:

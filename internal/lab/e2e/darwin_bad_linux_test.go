@@ -80,6 +80,37 @@ func TestMacResolverInTheWay(t *testing.T) {
 	}
 }
 
+// A file that macOS does not go by is said to be without effect, and no longer once it has one.
+func TestMacResolverNotInForce(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	m.watch("dev=unix:///nowhere/docker.sock")
+	m.put(deaf, "")
+	before := m.state()
+	r := m.start()
+	m.resolves("docker")
+	const problem = "macOS does not go by them: it has not taken up the file for docker"
+	m.eventually("status says so", func() error {
+		if said := m.must("status"); !strings.Contains(said, "problem: resolver: ") || !strings.Contains(said, problem) {
+			return errors.New(said)
+		}
+		return nil
+	})
+	if out, _, code := m.fairlead("doctor"); code != agent.ExitFailed || !strings.Contains(out, problem) {
+		t.Errorf("doctor: exit %d\n%s", code, out)
+	}
+	m.done(os.Remove(m.root + deaf))
+	m.done(os.Remove(m.root + "/etc/resolver/docker")) // which is put back, and looked at again
+	m.eventually("nothing is wrong any more", func() error {
+		if said := m.status().Resolver.Problem; said != "" {
+			return errors.New(said)
+		}
+		return nil
+	})
+	r.signal(syscall.SIGTERM)
+	m.same(before)
+}
+
 // Without root nothing is done, and one line says so.
 func TestMacUnprivileged(t *testing.T) {
 	t.Parallel()

@@ -65,11 +65,53 @@ func newMac(t testing.TB) mac {
 	for _, tool := range []string{"dscacheutil", "killall"} { // note that they were called, and how
 		m.script("/usr/bin/"+tool, `echo "`+tool+` $*" >> `+m.root+`/var/log/flushed`)
 	}
-	m.program = []string{"env", "DARWINRUN_ROOT=" + m.root, "DARWINRUN_IFMAP=vboxnet0=bridge100,vboxnet1=bridge101",
+	m.script("/usr/sbin/scutil", strings.ReplaceAll(scutil, "ROOT", m.root))
+	m.program = []string{"env", "DARWINRUN_ROOT=" + m.root, "DARWINRUN_IFMAP=vboxnet0=bridge100,vboxnet1=bridge101," + wireguardDev + "=utun5",
 		"DARWINRUN_MAP=/etc:/Library:/var/run:/var/db:/var/log:/Users:/usr/local:/opt:/Applications:/System", run, program}
 	m.args = nil // the default places
 	return m
 }
+
+// scutil is `scutil --dns` as configd's dnsinfo_internal.h prints it, the port as a signed short: of a Mac whose configd takes up
+// every file at once, unless deaf says that it does not.
+const scutil = `echo 'DNS configuration
+
+resolver #1
+  nameserver[0] : 192.168.1.1
+  if_index : 7 (en0)
+  flags    : Request A records
+  reach    : 0x00020002 (Reachable,Directly Reachable Address)
+
+resolver #2
+  domain   : local
+  options  : mdns
+  timeout  : 5
+  flags    : Request A records
+  reach    : 0x00000000 (Not Reachable)
+  order    : 300000'
+n=2
+for file in ROOT/etc/resolver/*; do
+	if [ ! -f "$file" ] || [ -e ROOT` + deaf + ` ]; then continue; fi
+	port=$(sed -n 's/^port //p' "$file")
+	[ "$port" -le 32767 ] || port=$((port - 65536))
+	echo "
+resolver #$((n += 1))
+  domain   : ${file##*/}
+$(sed -n 's/^nameserver /  nameserver[0] : /p' "$file")
+  port     : $port
+  flags    : Request A records, Request AAAA records
+  reach    : 0x00030002 (Reachable,Local Address,Directly Reachable Address)"
+done
+echo '
+DNS configuration (for scoped queries)
+
+resolver #1
+  nameserver[0] : 192.168.1.1
+  if_index : 7 (en0)
+  flags    : Scoped, Request A records
+  reach    : 0x00020002 (Reachable,Directly Reachable Address)'`
+
+const deaf = "/var/log/configd.deaf"
 
 // script puts a shell script in the place of a program of macOS.
 func (m mac) script(path, text string) {
@@ -409,11 +451,95 @@ func TestMacTunnel(t *testing.T) {
 		}
 		if end == syscall.SIGTERM {
 			m.throughput(vm, "web", ip)
+			m.sleeps(r, ip)
 		}
 		r.signal(end)
 		m.must("teardown-network")
 		m.same(before)
 	}
+}
+
+// Where docker-mac-net-connect routes to Docker Desktop's containers already, fairlead adds the names alone; once that one is gone
+// it routes itself.
+func TestMacPeer(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	vm := m.StartVM(t, lab.VMOptions{})
+	in(t, vm, "sh", "-c", "rm /etc/os-release; echo 'PRETTY_NAME=\"Docker Desktop\"' > /etc/os-release") // what the engine says of itself
+	m.watch(vm.URL())
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ip := address(t, vm, "bridge", "web")
+	wireguardTo(t, m.host, vm)
+	before := m.state()
+
+	r := m.start()
+	m.answers("web.docker", ip)
+	m.ping(ip)
+	m.does("status", "native (docker-mac-net-connect routes to its containers itself; fairlead does when that is stopped)")
+	docker(t, vm, "network", "create", "--subnet", "172.30.5.0/24", "shop")
+	docker(t, vm, "run", "-d", "--name", "db", "--network", "shop", "web")
+	m.eventually("what it does not route to is said", func() error {
+		if said := m.must("status"); !strings.Contains(said, "no route leads to it by utun5") || !strings.Contains(said, "brew services stop docker-mac-net-connect") {
+			return errors.New(said)
+		}
+		return nil
+	})
+	m.answers("db.docker", "")
+	in(t, m, "ip", "route", "add", "172.30.5.0/24", "dev", wireguardDev)
+	m.answers("db.docker", address(t, vm, "shop", "db"))
+	docker(t, vm, "rm", "-f", "db")
+	docker(t, vm, "network", "rm", "shop")
+	in(t, m, "ip", "route", "del", "172.30.5.0/24", "dev", wireguardDev)
+	rows := func() string {
+		rows, err := m.Routes(t.Context())
+		m.done(err)
+		return strings.Join(rows, "\n")
+	}
+	if got := rows(); strings.Count(got, "172.17.0.0/16") != 1 || !strings.Contains(got, "172.17.0.0/16 dev "+wireguardDev) {
+		t.Errorf("the routes are\n%s", got)
+	}
+
+	in(t, m, "ip", "link", "del", wireguardDev) // as it goes with its process
+	m.eventually("fairlead's own tunnel", func() error {
+		if e := m.status().Engines[0]; e.Tunnel == nil {
+			return fmt.Errorf("%+v", e.Reach)
+		}
+		return nil
+	})
+	m.answers("web.docker", ip)
+	m.eventually("ping", func() error {
+		_, err := m.Run(t.Context(), "ping", "-c1", "-W1", ip)
+		return err
+	})
+	r.signal(syscall.SIGTERM)
+	if after := m.files(); !strings.Contains(before, after) {
+		t.Errorf("the Mac is not as before:\n%s", difference(before, after))
+	}
+	if got := rows(); strings.Contains(got, "172.17.0.0/16") {
+		t.Errorf("left:\n%s", got)
+	}
+}
+
+// sleeps stops the agent for as long as it takes to be a sleep (platform.WatchWake), while what it has made goes away.
+func (m mac) sleeps(r *run, ip string) {
+	m.t.Helper()
+	m.done(r.cmd.Process.Signal(syscall.SIGSTOP))
+	m.done(m.DeleteRoute(m.t.Context(), netip.MustParsePrefix("172.17.0.0/16")))
+	m.done(os.Remove(m.root + "/etc/resolver/docker"))
+	time.Sleep(13 * time.Second)
+	m.done(r.cmd.Process.Signal(syscall.SIGCONT))
+	m.eventually("it notices", func() error {
+		if !strings.Contains(r.log.String(), "this host slept") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	m.eventually("the tunnel is back", func() error {
+		_, err := m.Run(context.Background(), "ping", "-c1", "-W1", ip)
+		return err
+	})
+	m.resolves("17.172.in-addr.arpa", "docker")
+	m.answers("web.docker", ip)
 }
 
 // throughput moves packets both ways as fast as they go, by iperf3 in the network of a container.

@@ -145,6 +145,12 @@ func openByAgent(b testing.TB, o lab.VMOptions) (*host, *lab.VM) {
 func openWireguard(b testing.TB) (*host, *lab.VM) {
 	h := newHost(b)
 	vm := h.StartVM(b, lab.VMOptions{})
+	wireguardTo(b, h, vm)
+	return h, vm
+}
+
+func wireguardTo(b testing.TB, h *host, vm *lab.VM) {
+	b.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
@@ -181,7 +187,6 @@ func openWireguard(b testing.TB) (*host, *lab.VM) {
 	in(b, h, "ip", "route", "add", "172.17.0.0/16", "dev", wireguardDev)
 	in(b, vm, "iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
 	in(b, vm, "iptables", "-t", "nat", "-I", "POSTROUTING", "-s", "10.33.33.1", "-j", "MASQUERADE")
-	return h, vm
 }
 
 type machine interface {
