@@ -226,6 +226,17 @@ func (d definition) equal(e definition) bool {
 	return d.Program == e.Program && d.Sum == e.Sum && d.Copied == e.Copied && slices.Equal(d.Args, e.Args) && slices.Equal(d.Writable, e.Writable)
 }
 
+// Exit is what a process that would end with code ends with. launchd starts a service again after every code but 0, so there it is
+// 0, too, where once more would not help: after wrong settings (2) and without rights (3).
+func Exit(code int) int {
+	job := os.Getenv("XPC_SERVICE_NAME") // set by launchd alone
+	if (job == label || job == "homebrew.mxcl."+serviceName) && (code == 2 || code == 3) {
+		fmt.Fprintf(os.Stderr, "fairlead: once more would not help, so it ends as if all were well (0 instead of %d); when it is mended: sudo fairlead start\n", code)
+		return 0
+	}
+	return code
+}
+
 var ready = struct {
 	sync.Once
 	c chan struct{}

@@ -138,3 +138,20 @@ func TestRunIsAskedTwice(t *testing.T) {
 		}
 	}
 }
+
+// Who was not started by launchd as the service ends with its own code, and so does the service after what may mend itself.
+func TestExit(t *testing.T) {
+	for _, c := range []struct {
+		job        string
+		code, want int
+	}{
+		{"", 2, 2}, {"0", 3, 3}, {"application.com.apple.Terminal.1", 2, 2}, // a shell's
+		{"dev.fairlead.agent", 0, 0}, {"dev.fairlead.agent", 1, 1}, {"dev.fairlead.agent", 4, 4},
+		{"dev.fairlead.agent", 2, 0}, {"dev.fairlead.agent", 3, 0}, {"homebrew.mxcl.fairlead", 2, 0},
+	} {
+		t.Setenv("XPC_SERVICE_NAME", c.job)
+		if got := Exit(c.code); got != c.want {
+			t.Errorf("job %q ends with %d for %d, want %d", c.job, got, c.code, c.want)
+		}
+	}
+}

@@ -38,6 +38,12 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			if err != nil {
 				return err
 			}
+			if _, err := agent.Dial(c.Context(), cfg.Control); err == nil {
+				if was, err := installer.Look(); err == nil && !was.Running {
+					return &agent.Problem{Code: agent.ExitFailed, Err: errors.New("an agent runs already, and not as this service"),
+						Hint: "end it first: Ctrl-C where fairlead run was typed, or " + platform.Sudo + "brew services stop fairlead"}
+				}
+			}
 			o := installer.Options{Args: []string{"run"}, Writable: writable(cfg)}
 			flags, from, err := s.forService(cfg)
 			if err != nil {

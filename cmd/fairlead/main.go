@@ -28,7 +28,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	root := command()
 	root.SetArgs(args)
-	return report(root.ErrOrStderr(), root.ExecuteContext(context.Background()))
+	return installer.Exit(report(root.ErrOrStderr(), root.ExecuteContext(context.Background())))
 }
 
 // report prints an error as the contract wants it, a line and a hint, and returns the exit code.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,9 +15,10 @@ import (
 )
 
 const (
-	macJob  = "dev.fairlead.agent"
-	macCopy = "/Library/PrivilegedHelperTools/dev.fairlead.agent"
-	macLog  = "/var/log/fairlead.log"
+	macJob    = "dev.fairlead.agent"
+	macCopy   = "/Library/PrivilegedHelperTools/dev.fairlead.agent"
+	macLog    = "/var/log/fairlead.log"
+	macConfig = "/etc/fairlead/fairlead.toml"
 )
 
 // does runs a command that has to succeed and to say all of that.
@@ -68,6 +70,7 @@ func TestMacService(t *testing.T) {
 			}
 			return nil
 		})
+		m.up()
 		m.answers("web.docker", ip)
 	})
 
@@ -141,6 +144,26 @@ func TestMacService(t *testing.T) {
 		m.answers("web.docker", ip)
 	})
 
+	t.Run("settings that cannot be", func(t *testing.T) {
+		m := m.in(t)
+		m.done(os.MkdirAll(m.root+filepath.Dir(macConfig), 0o755))
+		m.put(macConfig, "ttl = \"a while\"\n")
+		m.done(syscall.Kill(l.pid(macJob), syscall.SIGKILL))
+		m.eventually("launchd leaves it alone", func() error { // it would not after any other code
+			out, said, _ := l.ctl([]string{"print", "system/" + macJob})
+			if !strings.Contains(out, "state = not running\n\tlast exit code = 0\n") {
+				return errors.New(out + said)
+			}
+			return nil
+		})
+		if out := m.must("logs"); !strings.Contains(out, `ttl "a while"`) || !strings.Contains(out, "once more would not help") {
+			t.Errorf("logs: %s", out)
+		}
+		m.done(os.RemoveAll(m.root + filepath.Dir(macConfig)))
+		m.does("start", "now runs")
+		m.answers("web.docker", ip)
+	})
+
 	t.Run("one that does not come up", func(t *testing.T) {
 		m := m.in(t)
 		out, errs, code := m.fairlead("install", "--engine", "dev="+vm.URL(), "--dns-listen", "127.0.0.2:55353") // which no Mac has
@@ -182,4 +205,49 @@ func TestMacServiceForeign(t *testing.T) {
 		m.same(before)
 		m.done(os.Remove(m.root + path))
 	}
+}
+
+// What `brew services start` makes of the formula runs, leaves nothing when it is stopped, and keeps install out meanwhile.
+func TestMacBrew(t *testing.T) {
+	t.Parallel()
+	m := newMac(t)
+	l := m.launchd()
+	const program, list = "/opt/homebrew/opt/fairlead/bin/fairlead", "/Library/LaunchDaemons/homebrew.mxcl.fairlead.plist"
+	for _, dir := range []string{filepath.Dir(program), "/opt/homebrew/var/log", "/Library/LaunchDaemons"} {
+		m.done(os.MkdirAll(m.root+dir, 0o755))
+	}
+	m.done(os.Link(m.program[len(m.program)-1], m.root+program))
+	m.put(list, `<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
+<plist version="1.0"><dict>
+<key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>
+<key>Label</key><string>homebrew.mxcl.fairlead</string>
+<key>ProcessType</key><string>Interactive</string>
+<key>ProgramArguments</key><array><string>`+program+`</string><string>run</string></array>
+<key>RunAtLoad</key><true/>
+<key>StandardErrorPath</key><string>/opt/homebrew/var/log/fairlead.log</string>
+<key>StandardOutPath</key><string>/opt/homebrew/var/log/fairlead.log</string>
+</dict></plist>
+`)
+	log := m.root + "/opt/homebrew/var/log"
+	before := m.state()
+	launchctl := func(args ...string) {
+		t.Helper()
+		in(t, m, m.program[0], slices.Concat(m.program[1:len(m.program)-2], []string{m.root + "/bin/launchctl"}, args)...) // with the Mac's variables
+	}
+	launchctl("bootstrap", "system", list)
+	m.up()
+	m.resolves("docker")
+	if _, errs, code := m.fairlead("install"); code != agent.ExitFailed || !strings.Contains(errs, "runs already, and not as this service") || !strings.Contains(errs, "brew services stop fairlead") {
+		t.Errorf("install: exit %d\n%s", code, errs)
+	}
+	launchctl("bootout", "system/homebrew.mxcl.fairlead")
+	m.eventually("it is unloaded", func() error {
+		if l.loaded("homebrew.mxcl.fairlead") {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	m.done(os.Remove(log + "/fairlead.log"))
+	m.same(before)
 }

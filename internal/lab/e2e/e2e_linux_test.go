@@ -203,6 +203,17 @@ func (h *host) status() (s agent.Status) {
 	return s
 }
 
+// up waits for an agent that somebody else starts.
+func (h *host) up() {
+	h.t.Helper()
+	h.eventually("the agent is up", func() error {
+		if out, errs, code := h.fairlead("status"); code != 0 {
+			return errors.New(out + errs)
+		}
+		return nil
+	})
+}
+
 // dig asks the agent's server for a name from the host, with the real dig, and returns its short answer.
 func (h *host) dig(name, qtype string) string {
 	h.t.Helper()

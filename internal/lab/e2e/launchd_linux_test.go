@@ -115,7 +115,7 @@ func (l launchd) ctl(args []string) (out, said string, code int) {
 		if !l.loaded(label) {
 			return "", fmt.Sprintf("Bad request.\nCould not find service %q in domain for system\n", label), 113
 		}
-		state := "not running"
+		state := "not running\n\tlast exit code = " + text(l.job(label)+"/exit")
 		if pid := l.pid(label); pid != 0 {
 			state = "running\n\tpid = " + strconv.Itoa(pid)
 		}
@@ -180,7 +180,7 @@ func (l launchd) keep(label string) {
 		c := exec.Command(l.darwinrun, append([]string{l.root + args[0]}, args[1:]...)...)
 		c.Dir, c.Stdout, c.Stderr = "/", log, log
 		// Nothing of whoever called launchctl.
-		c.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin"}
+		c.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "XPC_SERVICE_NAME=" + label}
 		for _, v := range os.Environ() {
 			if strings.HasPrefix(v, "DARWINRUN_") {
 				c.Env = append(c.Env, v)
@@ -207,6 +207,7 @@ func (l launchd) keep(label string) {
 				}
 			}
 		}
+		write(dir+"/exit", strconv.Itoa(c.ProcessState.ExitCode()))
 		_ = os.Remove(dir + "/pid")
 		for until := time.Now().Add(time.Duration(throttle) * time.Second); !asked && (well || time.Now().Before(until)); {
 			time.Sleep(10 * time.Millisecond)
