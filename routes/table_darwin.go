@@ -70,16 +70,24 @@ func insert(r Route) error {
 	if err != nil {
 		return err
 	}
+	astray, err := made(r, table)
+	if astray {
+		err = errors.Join(err, tell(rtMessage{Type: rtmDelete, Link: link.Index, Dst: r.Dst}))
+	}
+	return err
+}
+
+// made looks for r, which the kernel has said to have taken, in the table; astray is a row of ours that came of it and is not r.
+func made(r Route, table []Entry) (astray bool, err error) {
 	// A row with our mark, gateway and destination is the one just made, whatever link it is on.
-	made := slices.IndexFunc(table, func(e Entry) bool { return e.Marked && e.Dst == r.Dst && e.Via == r.Via })
-	if made < 0 {
-		return errors.New("the kernel took it and does not show it")
+	i := slices.IndexFunc(table, func(e Entry) bool { return e.Marked && e.Dst == r.Dst && e.Via == r.Via })
+	if i < 0 {
+		return false, errors.New("the kernel took it and does not show it")
 	}
-	if is := table[made].Dev; is != r.Dev {
-		err := fmt.Errorf("the kernel put the row on link %q: %w", is, unix.ENETUNREACH)
-		return errors.Join(err, tell(rtMessage{Type: rtmDelete, Link: link.Index, Dst: r.Dst}))
+	if is := table[i].Dev; is != r.Dev {
+		return true, fmt.Errorf("the kernel put the row on link %q: %w", is, unix.ENETUNREACH)
 	}
-	return nil
+	return false, nil
 }
 
 // remove deletes r. RTM_DELETE takes the row of that destination whatever its gateway, so it is looked at first.

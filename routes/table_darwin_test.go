@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -227,6 +228,47 @@ func TestDecodeAgrees(t *testing.T) {
 	}
 }
 
+// TestEncodeAgrees with the encoder of golang.org/x/net/route.
+func TestEncodeAgrees(t *testing.T) {
+	sockaddr := func(a netip.Addr) xroute.Addr {
+		if a.Is4() {
+			return &xroute.Inet4Addr{IP: a.As4()}
+		}
+		return &xroute.Inet6Addr{IP: a.As16()}
+	}
+	for _, tt := range requests {
+		m := tt.msg
+		if scoped(m.Gateway) {
+			continue
+		}
+		theirs := xroute.RouteMessage{Version: rtmVersion, Type: int(m.Type), Flags: int(m.Flags), ID: uintptr(m.Pid), Seq: int(m.Seq), Addrs: []xroute.Addr{sockaddr(m.Dst.Addr())}}
+		switch {
+		case m.Type == rtmAdd && m.Gateway.IsValid():
+			theirs.Flags |= rtfGateway
+			theirs.Addrs = append(theirs.Addrs, sockaddr(m.Gateway))
+		case m.Type == rtmAdd:
+			theirs.Addrs = append(theirs.Addrs, &xroute.LinkAddr{Index: m.Link})
+		case m.Type == rtmDelete:
+			theirs.Addrs = append(theirs.Addrs, nil)
+		}
+		switch {
+		case m.Type == rtmGet:
+		case m.Dst.IsSingleIP():
+			theirs.Flags |= rtfHost
+		default:
+			theirs.Addrs = append(theirs.Addrs, sockaddr(mask(m.Dst)))
+		}
+		b, err := theirs.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := raw(tt.raw)
+		if len(b) < len(ours) || !slices.Equal(b[2:len(ours)], ours[2:]) || len(bytes.Trim(b[len(ours):], "\x00")) > 0 { // the length counts their zeros
+			t.Errorf("%s: theirs\n%x\nours\n%x", tt.name, b, ours)
+		}
+	}
+}
+
 func TestSystemErrors(t *testing.T) {
 	system(t)
 	ip(t, "-4 route add 10.1.0.0/16 via 192.168.64.9 dev bridge100")
@@ -437,6 +479,28 @@ func TestSystemWatchFlood(t *testing.T) {
 		return slices.ContainsFunc(list(t), func(e Entry) bool { return e.Route == route("10.1.0.0/16 dev bridge100") })
 	})
 	apply(t, nil, routes("10.1.0.0/16 dev bridge100"))
+}
+
+// TestMadeIsReadBack: a kernel that says yes is not believed before its table shows the row.
+func TestMadeIsReadBack(t *testing.T) {
+	r := route("10.1.0.0/16 via 192.168.64.2 dev bridge100")
+	row := func(text string, marked bool) Entry { return Entry{Route: route(text), Marked: marked} }
+	for name, c := range map[string]struct {
+		table  []Entry
+		astray bool
+		text   string
+	}{
+		"there":              {[]Entry{row("10.1.0.0/16 via 192.168.64.2 dev bridge100", true)}, false, ""},
+		"an empty table":     {nil, false, "does not show it"},
+		"somebody's instead": {[]Entry{row("10.1.0.0/16 via 192.168.64.2 dev bridge100", false)}, false, "does not show it"},
+		"another gateway":    {[]Entry{row("10.1.0.0/16 via 192.168.64.3 dev bridge100", true)}, false, "does not show it"},
+		"another link":       {[]Entry{row("10.1.0.0/16 via 192.168.64.2 dev en0", true)}, true, `on link "en0"`},
+	} {
+		astray, err := made(r, c.table)
+		if astray != c.astray || (err == nil) != (c.text == "") || err != nil && !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: astray %v, %v", name, astray, err)
+		}
+	}
 }
 
 // TestExplainFull: what this kernel cannot be brought to say here.
