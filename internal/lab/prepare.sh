@@ -1,7 +1,9 @@
 #!/bin/sh
 # Installs what the tests and the demo need on Debian and Ubuntu, and the packages that the arguments name.
-# Prints one line per package installed; does nothing, at once, when all is there. Starts no service.
+# Prints one line per package installed; does nothing, at once, when all is there, and on macOS and Windows, where nothing but
+# Go is needed. Starts no service.
 set -eu
+[ "$(uname)" = Linux ] || exit 0
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # Package, and the command or file that shows it is there, wherever it came from.
@@ -19,6 +21,7 @@ openssh-server sshd
 libarchive-tools bsdtar
 procps ps
 dbus dbus-daemon
+systemd /lib/systemd/systemd
 gcc gcc
 libc6-dev /usr/include/stdlib.h'
 
