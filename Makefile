@@ -17,7 +17,7 @@ OSFREE    := ./agent ./agent/doctor ./agent/engine ./dnsserver ./routes ./resolv
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1:\2/p' $(MAKEFILE_LIST) | awk -F: '{ t = $$1; sub(/^[^:]*:/, ""); printf "  %-11s %s\n", t, $$0 }'
 
 .PHONY: build
 build: pilot ## build bin/fairlead for this host, the pilots inside

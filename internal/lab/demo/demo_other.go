@@ -25,7 +25,7 @@ func demo(ctx context.Context) error {
 		return err
 	}
 	say("your engine answers (%s)", arch)
-	layer, err := guest(ctx, arch)
+	layer, err := guest(filepath.Join(filepath.Dir(fairlead), "guest-"+arch))
 	if err != nil {
 		return err
 	}
@@ -42,9 +42,8 @@ func demo(ctx context.Context) error {
 	}
 	show("docker run -d --name fairlead-demo fairlead-demo", "")
 
-	agent := exec.CommandContext(ctx, fairlead, "run")
-	agent.Cancel = func() error { return agent.Process.Signal(os.Interrupt) }
-	agent.WaitDelay = 20 * time.Second
+	agent := exec.Command(fairlead, "run")
+	apart(agent) // Ctrl-C is ours alone: a second one would end it before it has taken everything back
 	agent.Stdout, agent.Stderr = os.Stdout, os.Stderr
 	if err := agent.Start(); err != nil {
 		return err
@@ -52,9 +51,9 @@ func demo(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- agent.Wait() }()
 	defer func() {
-		agent.Process.Signal(os.Interrupt)
+		end(agent, fairlead)
 		<-ended
-		say("the agent is stopped, the container removed")
+		say("the agent is stopped, what it made is taken back")
 	}()
 	// Not before it answers: the OS would remember for a while that nobody knew the name.
 	if err := try(ctx, ended, fairlead, "query", "fairlead-demo.docker"); err != nil {
@@ -97,21 +96,12 @@ func docker(ctx context.Context, stdin []byte, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// guest is a tar with the lab's static program for the engine's architecture.
-func guest(ctx context.Context, arch string) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "fairlead-demo-")
+// guest is a tar with the lab's static program, which make demo has built for the engine's architecture: not this process, as
+// root would leave files in the user's build cache.
+func guest(file string) ([]byte, error) {
+	program, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "guest"), "github.com/fairlead-dev/fairlead/internal/lab/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the guest: %w: %s", err, out)
-	}
-	program, err := os.ReadFile(filepath.Join(dir, "guest"))
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: run make demo", err)
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -121,5 +111,8 @@ func guest(ctx context.Context, arch string) ([]byte, error) {
 	if _, err := w.Write(program); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
