@@ -1,6 +1,6 @@
 #!/bin/bash
 # Packs what `make package` has built: dist/bin/OS-ARCH/fairlead[.exe]. Makes in dist an archive for every OS, flat packages for macOS,
-# deb for Linux where dpkg is at hand, the Homebrew formula, and SHA256SUMS; then unpacks and compares them.
+# deb and rpm for Linux where dpkg and rpmbuild are at hand, the Homebrew formula, and SHA256SUMS; then unpacks and compares them.
 # Usage: package.sh VERSION FAIRLEAD; VERSION as git describes it, FAIRLEAD a fairlead that runs here.
 set -eu
 tag=$1 fairlead=$(realpath "$2")
@@ -30,6 +30,7 @@ for bin in dist/bin/*; do
 done
 case $formula in *@linux-*@* | *@darwin-*@*) fail "the formula still lacks a checksum" ;; esac
 printf '%s\n' "$formula" > dist/fairlead.rb
+! command -v ruby > /dev/null || ruby -wc dist/fairlead.rb > /dev/null || fail "the formula is no Ruby"
 echo dist/fairlead.rb
 
 # put MODE FILE PLACE: a copy in the tree $work/root.
@@ -85,6 +86,28 @@ if command -v dpkg-deb > /dev/null; then
 		diff -r "$work/root" "$work/deb-$arch" > /dev/null || fail "$deb does not unpack to what was packed"
 		echo "$deb"
 	done
+fi
+
+if command -v rpmbuild > /dev/null; then
+	for arch in amd64 arm64; do
+		rpm=dist/fairlead-$tag-linux-$arch.rpm
+		root dist/bin/linux-$arch/fairlead /usr
+		case $version in [0-9]*) upstream=${version//-/+} ;; *) upstream=0~${version//-/+} ;; esac
+		cp packaging/linux/postinst packaging/linux/prerm "$work/"
+		sed "s|@VERSION@|$upstream|; s|@ROOT@|$work/root|; s|@SCRIPTS@|$work|" packaging/linux/fairlead.spec > "$work/fairlead.spec"
+		target=${arch/amd64/x86_64}
+		rpmbuild --quiet -bb --target "${target/arm64/aarch64}" --define "_topdir $work/rpm" --define "_dbpath $work/rpm/db" "$work/fairlead.spec" > "$work/log" 2>&1 ||
+			{ cat "$work/log" >&2; fail "rpmbuild"; }
+		mv "$work"/rpm/RPMS/*/*.rpm "$rpm"
+		mkdir "$work/rpm-$arch"
+		rpm2cpio "$rpm" | (cd "$work/rpm-$arch" && cpio --quiet -idm)
+		diff -r "$work/root" "$work/rpm-$arch" > /dev/null || fail "$rpm does not unpack to what was packed"
+		[ -x "$work/rpm-$arch/usr/bin/fairlead" ] || fail "$rpm: its program cannot be run"
+		rpm -qp --nosignature --dbpath "$work/rpm/db" --scripts "$rpm" | grep -q 'fairlead uninstall' || fail "$rpm lacks its script"
+		echo "$rpm"
+	done
+elif [ "${CI:-}" = true ]; then
+	fail "no rpmbuild to make packages of: apt-get install rpm cpio"
 fi
 
 (cd dist && sum ./*.* > SHA256SUMS)
