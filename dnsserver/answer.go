@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -108,10 +109,10 @@ func (z *Zone) resolve(m *dns.Msg, q dns.Question, size int) {
 	if !exists {
 		m.Rcode = dns.RcodeNameError
 	}
-	apex, _, _ := dns.UnpackDomainName(name, len(name)-int(n.apex))
+	apex, _, _ := dns.UnpackDomainName(name, len(name)-int(n.tail))
 	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: z.ttl}
 	switch {
-	case q.Qtype == dns.TypeANY && (atApex || exists && len(n.rrs()) > 0):
+	case q.Qtype == dns.TypeANY && (atApex || exists && n.hasRecords()):
 		header.Rrtype = dns.TypeHINFO
 		m.Answer = []dns.RR{&dns.HINFO{Hdr: header, Cpu: "RFC8482"}} // RFC 8482, 4.2
 	case q.Qtype == dns.TypeNS && atApex:
@@ -119,7 +120,7 @@ func (z *Zone) resolve(m *dns.Msg, q dns.Question, size int) {
 	case q.Qtype == dns.TypeSOA && atApex:
 		m.Answer = []dns.RR{z.soa(q.Name, apex)}
 	case exists:
-		m.Answer = n.unpack(q.Name, q.Qtype)
+		m.Answer = t.unpack(n, q.Name, q.Qtype)
 	}
 	if len(m.Answer) == 0 {
 		m.Ns = []dns.RR{z.soa(apex, apex)} // says how long the "no" may be kept: RFC 2308, 3
@@ -145,25 +146,22 @@ func (t *table) targets(srvs []dns.RR) (rrs []dns.RR) {
 		seen = append(seen, target)
 		name := wireName(target)
 		if n, exact := t.lookup(name, hashOf(name)); n != nil && (exact || n.flags&wildcard != 0) {
-			rrs = append(append(rrs, n.unpack(target, typeA)...), n.unpack(target, typeAAAA)...)
+			rrs = append(append(rrs, t.unpack(n, target, typeA)...), t.unpack(n, target, typeAAAA)...)
 		}
 	}
 	return rrs
 }
 
 // unpack gives the records of one type, owned by owner.
-func (n *node) unpack(owner string, rrtype uint16) (rrs []dns.RR) {
-	whole, count := n.run(rrtype)
-	first, then := n.rotate(rrtype, whole, count)
-	for _, run := range [2][]byte{first, then} {
-		for ; len(run) > 0; run = run[rrSize(run):] {
-			h := dns.RR_Header{
-				Name: owner, Rrtype: rrtype, Class: dns.ClassINET,
-				Ttl: binary.BigEndian.Uint32(run[6:]), Rdlength: binary.BigEndian.Uint16(run[10:]),
-			}
-			if rr, _, err := dns.UnpackRRWithHeader(h, run[:rrSize(run)], rrHeader); err == nil {
-				rrs = append(rrs, rr)
-			}
+func (f *format) unpack(n *node, owner string, rrtype uint16) (rrs []dns.RR) {
+	run, _, _ := f.run(nil, n, rrtype, math.MaxInt)
+	for ; len(run) > 0; run = run[rrSize(run):] {
+		h := dns.RR_Header{
+			Name: owner, Rrtype: rrtype, Class: dns.ClassINET,
+			Ttl: binary.BigEndian.Uint32(run[6:]), Rdlength: binary.BigEndian.Uint16(run[10:]),
+		}
+		if rr, _, err := dns.UnpackRRWithHeader(h, run[:rrSize(run)], rrHeader); err == nil {
+			rrs = append(rrs, rr)
 		}
 	}
 	return rrs

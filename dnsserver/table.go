@@ -1,137 +1,79 @@
 package dnsserver
 
 import (
-	"encoding/binary"
 	"hash/maphash"
+	"iter"
 	"sync/atomic"
 	"unsafe"
 )
 
-// node is one existing name and what it answers, in one piece of memory without pointers: the collector never looks inside, a
-// lookup touches a cache line or two, and an answer is copied out as it lies there. Once in the table nothing but below
-// and turn changes; whoever wants another answer puts another node in its place.
-type node struct {
-	size  uint32           // of the whole in bytes
-	below int32            // how many nodes lie exactly one label below; of Zone's writer alone
-	turn  [2]atomic.Uint32 // of A and of AAAA: clients ask both in turns, and must not find one of them standing still
-	name  uint8            // bytes of the name that follows: wire form, lower-case, with the root's zero
-	apex  uint8            // bytes of its domain's name, with which it ends
-	flags uint8
-	// The records follow the name: in wire form, sorted by type, each owned by a pointer to a reply's question. That serves any
-	// spelling of the name, and any name below a wildcard.
-}
-
-const (
-	given    = 1 << iota // by Update; without it an empty non-terminal (RFC 8499) or the zone's own
-	wildcard             // answers for names below that do not exist
-	own                  // an apex or ns.<apex>, which Update cannot take
-)
-
-const nodeSize = int(unsafe.Sizeof(node{}))
-
-func newNode(name, rrs []byte, apex int, flags uint8) *node {
-	b := make([]byte, nodeSize+len(name)+len(rrs))
-	copy(b[copy(b[nodeSize:], name)+nodeSize:], rrs)
-	n := (*node)(unsafe.Pointer(unsafe.SliceData(b))) // aligned: allocations of 16 bytes and more begin at multiples of 8
-	n.size, n.name, n.apex, n.flags = uint32(len(b)), uint8(len(name)), uint8(apex), flags
-	return n
-}
-
-// tail is what follows the header: b of newNode again.
-func (n *node) tail() []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(n)), n.size)[nodeSize:]
-}
-
-func (n *node) labels() []byte           { return n.tail()[:n.name] }
-func (n *node) isNamed(name []byte) bool { return string(n.labels()) == string(name) }
-func (n *node) rrs() []byte              { return n.tail()[n.name:] }
-func (n *node) isApex() bool             { return n.name == n.apex }
-
-// run gives the records of one type, which lie side by side.
-func (n *node) run(rrtype uint16) (run []byte, count int) {
-	rrs := n.rrs()
-	from, to := 0, 0
-	for i := 0; i < len(rrs); {
-		next := i + rrSize(rrs[i:])
-		if binary.BigEndian.Uint16(rrs[i+2:]) == rrtype {
-			if count == 0 {
-				from = i
-			}
-			to = next
-			count++
-		}
-		i = next
-	}
-	return rrs[from:to], count
-}
-
-// rotate parts a run of addresses in two, to be sent one after the other. Each call starts one address further, so that clients that
-// take the first spread themselves.
-func (n *node) rotate(rrtype uint16, run []byte, count int) (first, then []byte) {
-	if count < 2 || rrtype != typeA && rrtype != typeAAAA {
-		return run, nil // most names; they leave turn alone, so its cache line stays shared between readers
-	}
-	turn := &n.turn[0]
-	if rrtype == typeAAAA {
-		turn = &n.turn[1]
-	}
-	at := int((turn.Add(1)-1)%uint32(count)) * (len(run) / count)
-	return run[at:], run[:at]
-}
-
-// rrHeader is the size of a record's owner pointer, type, class, TTL and data length.
-const rrHeader = 12
-
-func rrSize(rr []byte) int { return rrHeader + int(binary.BigEndian.Uint16(rr[10:])) }
-
-// table finds nodes by name: open addressing, where a probe looks at hashes that lie side by side, and at a node only when
-// it is the one. Readers neither lock nor wait; one writer at a time changes slots, each at once.
+// table finds nodes by name: open addressing, where a probe looks at parts of hashes that lie side by side, and at a node only when
+// it is likely the one. Readers neither lock nor wait; one writer at a time changes slots, each at once.
 type table struct {
-	slots []slot // a power of two, at most 5/8 of them used
-	used  int    // the writer's: how many have a hash
+	format
+	// A power of two, at most full/16 of them used. In the upper half a slot has the tag of a name, in the lower where its node is, 0
+	// for that of a name that went. 0 was never used: a probe ends here.
+	slots []atomic.Uint64
+	used  int // the writer's: how many have a tag
+	*nodes
 }
 
-type slot struct {
-	hash atomic.Uint64 // 0: never used, a probe ends here
-	node atomic.Pointer[node]
-}
+const full = 13
 
-func newTable(nodes int) *table {
+// newTable makes room for some names, and for a third as many more.
+func newTable(f format, nodes *nodes, names int) *table {
 	size := 16
-	for size < 2*nodes {
+	for size/16*full < names+names/3 {
 		size *= 2
 	}
-	return &table{slots: make([]slot, size)}
+	return &table{format: f, nodes: nodes, slots: make([]atomic.Uint64, size)}
 }
 
 var seed = maphash.MakeSeed() // names come from strangers, who must not choose where they lie
 
 func hashOf(name []byte) uint64 { return maphash.Bytes(seed, name) | 1 }
 
-func (t *table) slot(i uint64) *slot { return &t.slots[i&uint64(len(t.slots)-1)] }
+// tagOf is what a slot keeps of a hash. Its lower bits say where the name is looked for first.
+func tagOf(hash uint64) uint64 { return hash>>32 | 1<<31 }
+
+func (t *table) slot(i uint64) *atomic.Uint64 { return &t.slots[i&uint64(len(t.slots)-1)] }
 
 // peek gives the first node with the hash, almost always the one sought, without touching its memory.
 func (t *table) peek(hash uint64) *node {
-	for i := hash >> 8; ; i++ {
-		switch s := t.slot(i); s.hash.Load() {
-		case 0:
+	tag := tagOf(hash)
+	for i := tag; ; i++ {
+		switch s := t.slot(i).Load(); {
+		case s == 0:
 			return nil
-		case hash:
-			return s.node.Load()
+		case s>>32 == tag:
+			return t.at(t.slot(i), s)
 		}
 	}
 }
 
 func (t *table) find(name []byte, hash uint64) *node {
-	for i := hash >> 8; ; i++ {
-		switch s := t.slot(i); s.hash.Load() {
-		case 0:
+	tag := tagOf(hash)
+	for i := tag; ; i++ {
+		switch s := t.slot(i).Load(); {
+		case s == 0:
 			return nil
-		case hash:
-			if n := s.node.Load(); n != nil && n.isNamed(name) {
+		case s>>32 == tag:
+			if n := t.at(t.slot(i), s); n != nil && t.is(n, name) {
 				return n
 			}
 		}
+	}
+}
+
+// at gives the node that a slot told of. One that moves meanwhile is looked for where the slot tells now.
+func (t *table) at(slot *atomic.Uint64, s uint64) *node {
+	for {
+		n := t.node(uint32(s))
+		now := slot.Load()
+		if now == s {
+			return n
+		}
+		s = now
 	}
 }
 
@@ -154,64 +96,237 @@ func (t *table) encloser(name []byte) *node {
 	return nil
 }
 
-// set puts n where its name is, or where there is room.
-func (t *table) set(n *node) {
-	hash := hashOf(n.labels())
-	var free *slot
-	for i := hash >> 8; ; i++ {
-		s := t.slot(i)
-		switch h, old := s.hash.Load(), s.node.Load(); {
-		case h == 0:
+// place is where a name's slot is, or where there is room for it. old is its node's place, 0 for none.
+func (t *table) place(name []byte) (slot *atomic.Uint64, tag uint64, old uint32) {
+	tag = tagOf(hashOf(name))
+	var free *atomic.Uint64
+	for i := tag; ; i++ {
+		switch s := t.slot(i).Load(); {
+		case s == 0:
 			if free == nil {
-				free = s
-				t.used++
+				free = t.slot(i)
 			}
-			free.node.Store(n) // before the hash, by which readers find it
-			free.hash.Store(hash)
-			return
-		case h != hash:
-		case old == nil: // of a name that went and comes back
-			free = s
-		case old.isNamed(n.labels()):
-			s.node.Store(n)
-			return
+			return free, tag, 0
+		case s>>32 != tag:
+		case uint32(s) == 0: // of a name that went and comes back
+			free = t.slot(i)
+		case t.is(t.node(uint32(s)), name):
+			return t.slot(i), tag, uint32(s)
 		}
 	}
 }
 
-// remove leaves the hash: probes for others go on over it.
-func (t *table) remove(n *node) {
-	hash := hashOf(n.labels())
-	for i := hash >> 8; ; i++ {
-		switch s := t.slot(i); {
-		case s.hash.Load() == 0:
-			return
-		case s.node.Load() == n:
-			s.node.Store(nil)
-			return
-		}
+// set puts a name's node where the name is, or where there is room.
+func (t *table) set(name []byte, ref uint32) {
+	slot, tag, _ := t.place(name)
+	if slot.Load() == 0 {
+		t.used++
+	}
+	slot.Store(tag<<32 | uint64(ref))
+}
+
+// remove leaves the tag: probes for others go on over it.
+func (t *table) remove(name []byte) {
+	if slot, tag, old := t.place(name); old != 0 {
+		slot.Store(tag << 32)
 	}
 }
 
-// grown gives the table itself while it has room for one more, else a fresh one without the hashes of removed nodes. What that
+// grown gives the table itself while it has room for some more, else a fresh one without the tags of removed names. What that
 // costs was paid for by as many changes.
-func (t *table) grown() *table {
-	if t.used < len(t.slots)/8*5 {
+func (t *table) grown(more int) *table {
+	if t.used+more <= len(t.slots)/16*full {
 		return t
 	}
-	live := 0
+	live := more
 	for i := range t.slots {
-		if t.slots[i].node.Load() != nil {
+		if uint32(t.slots[i].Load()) != 0 {
 			live++
 		}
 	}
-	fresh := newTable(live + 1)
+	fresh := newTable(t.format, t.nodes, live)
 	for i := range t.slots {
-		if n := t.slots[i].node.Load(); n != nil {
-			fresh.set(n)
+		s := t.slots[i].Load()
+		if uint32(s) == 0 {
+			continue
 		}
+		at := s >> 32
+		for fresh.slot(at).Load() != 0 {
+			at++
+		}
+		fresh.slot(at).Store(s)
+		fresh.used++
 	}
 	return fresh
+}
+
+// nodes is the memory of a table's nodes: chunks, where nobody writes again what was written, so that readers may look at what is gone.
+// From a chunk of which little is left that is moved, and the collector takes it when its last reader is gone. A node's
+// place is the number of its chunk, and how far it is from the beginning.
+type nodes struct {
+	chunks atomic.Pointer[[]atomic.Pointer[byte]] // the first is nobody's
+
+	// The writer's.
+	sizes  []chunk
+	last   uint32   // to be written to
+	spare  []uint32 // numbers of chunks that are no more
+	sparse []uint32 // chunks that may have to be moved out of
+	buf    []byte
+}
+
+type chunk struct {
+	size, used, dead int // bytes
+	sparse           bool
+}
+
+const (
+	chunkSize = 64 << 10
+	inChunk   = chunkSize / 8 // places
+)
+
+func newNodes() *nodes {
+	s := &nodes{sizes: make([]chunk, 1)}
+	s.chunks.Store(&[]atomic.Pointer[byte]{{}})
+	return s
+}
+
+// node gives what is at a place, nil when it is not there any more.
+func (s *nodes) node(ref uint32) *node {
+	base := (*s.chunks.Load())[ref/inChunk].Load()
+	if base == nil {
+		return nil
+	}
+	return (*node)(unsafe.Add(unsafe.Pointer(base), ref%inChunk*8))
+}
+
+// add keeps an encoded node.
+func (s *nodes) add(b []byte) (ref uint32) {
+	number := s.last
+	if c := s.sizes[number]; c.size-c.used < len(b) {
+		if number = s.chunk(max(chunkSize, len(b))); len(b) < chunkSize/4 { // else what is left of the other is still of use
+			s.last = number
+		}
+	}
+	c := &s.sizes[number]
+	ref = number*inChunk + uint32(c.used/8)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(s.node(ref))), len(b)), b)
+	c.used += len(b)
+	return ref
+}
+
+// chunk makes a new one.
+func (s *nodes) chunk(size int) (number uint32) {
+	if n := len(s.spare); n > 0 {
+		number, s.spare = s.spare[n-1], s.spare[:n-1]
+	} else {
+		number = uint32(len(s.sizes))
+		s.sizes = append(s.sizes, chunk{})
+	}
+	chunks := *s.chunks.Load()
+	if int(number) == len(chunks) {
+		more := make([]atomic.Pointer[byte], 2*len(chunks))
+		for i := range chunks {
+			more[i].Store(chunks[i].Load())
+		}
+		s.chunks.Store(&more)
+		chunks = more
+	}
+	s.sizes[number] = chunk{size: size}
+	memory := make([]uint64, size/8)
+	chunks[number].Store((*byte)(unsafe.Pointer(unsafe.SliceData(memory))))
+	return number
+}
+
+// free says that no slot has the node any more.
+func (s *nodes) free(ref uint32) {
+	number := ref / inChunk
+	c := &s.sizes[number]
+	if c.dead += int(s.node(ref).size); c.dead*2 >= c.used && !c.sparse {
+		c.sparse = true
+		s.sparse = append(s.sparse, number)
+	}
+}
+
+// tidy moves what is left out of chunks that are mostly dead. What that costs was paid for by who died.
+func (t *table) tidy() {
+	var later []uint32
+	for _, number := range t.sparse {
+		c := &t.sizes[number]
+		if number == t.last {
+			later = append(later, number)
+			continue
+		}
+		if c.sparse = false; c.dead*2 < c.used {
+			continue
+		}
+		for ref, n := range t.in(number) {
+			if t.lives(ref, n) {
+				moved := t.add(t.copyOf(n))
+				for name := range t.names(n) {
+					t.set(name, moved)
+				}
+			}
+		}
+		(*t.chunks.Load())[number].Store(nil)
+		t.sizes[number] = chunk{}
+		t.spare = append(t.spare, number)
+	}
+	t.sparse = append(t.sparse[:0], later...)
+}
+
+// in goes through what a chunk has, dead or alive.
+func (s *nodes) in(number uint32) iter.Seq2[uint32, *node] {
+	return func(yield func(uint32, *node) bool) {
+		for at, used := 0, s.sizes[number].used; at < used; {
+			ref := number*inChunk + uint32(at/8)
+			n := s.node(ref)
+			if !yield(ref, n) {
+				return
+			}
+			at += int(n.size)
+		}
+	}
+}
+
+// lives tells whether slots have the node: those of all its names, or none.
+func (t *table) lives(ref uint32, n *node) bool {
+	for name := range t.names(n) {
+		_, _, at := t.place(name)
+		return at == ref
+	}
+	return false
+}
+
+// all goes through the nodes that live.
+func (t *table) all(yield func(*node) bool) {
+	for number := range t.sizes {
+		for ref, n := range t.in(uint32(number)) {
+			if t.lives(ref, n) && !yield(n) {
+				return
+			}
+		}
+	}
+}
+
+// copyOf is a node's bytes, read while others take turns at it.
+func (s *nodes) copyOf(n *node) []byte {
+	b, rest := append(s.buf[:0], n.bytes()[:nodeSize]...), n.bytes()[nodeSize:]
+	if n.flags&turns != 0 {
+		b, rest = append(b, make([]byte, turnsSize)...), rest[turnsSize:]
+	}
+	s.buf = append(b, rest...)
+	copyTurns(s.buf, n)
+	return s.buf
+}
+
+// copyTurns has an encoded node go on where another is.
+func copyTurns(b []byte, from *node) {
+	to := (*node)(unsafe.Pointer(unsafe.SliceData(b)))
+	for _, rrtype := range []uint16{typeA, typeAAAA} {
+		if to.flags&from.flags&turns != 0 {
+			to.turn(rrtype).Store(from.turn(rrtype).Load())
+		}
+	}
 }
 
 // above cuts the first label off a name in wire form.

@@ -35,6 +35,7 @@ type query struct {
 	end      int   // of the question
 	limit    int   // bytes of the reply
 	node     *node // what seek found
+	table    *table
 	encloser *node // of a name that fast denied, as things were when the zone had this
 	serial   uint32
 	touched  uint8
@@ -112,16 +113,16 @@ func (z *Zone) seek(qs []query) {
 	t := z.table.Load()
 	for i := range qs {
 		if qs[i].ordinary {
-			qs[i].node = t.peek(qs[i].hash)
+			qs[i].node, qs[i].table = t.peek(qs[i].hash), t
 		}
 	}
 	for i := range qs {
 		if n := qs[i].node; n != nil {
-			qs[i].touched = n.name // only begins the fetch; comparing waits for it
+			qs[i].touched = n.flags // only begins the fetch; comparing waits for it
 		}
 	}
 	for i := range qs {
-		if n := qs[i].node; n != nil && !n.isNamed(qs[i].name()) {
+		if n := qs[i].node; n != nil && !t.is(n, qs[i].name()) {
 			qs[i].node = nil // fast looks again
 		}
 	}
@@ -137,42 +138,39 @@ func (z *Zone) fast(q *query, msg, buf []byte) int {
 	if !q.ordinary {
 		return 0
 	}
-	n, exact := q.node, true
+	n, t, exact := q.node, q.table, true
 	if n == nil {
 		q.serial = z.serial.Load()
-		if n, exact = z.table.Load().lookup(q.name(), q.hash); n == nil {
+		t = z.table.Load()
+		if n, exact = t.lookup(q.name(), q.hash); n == nil {
 			return 0
 		}
 	}
-	rcode, count := dns.RcodeNameError, 0
-	var run []byte
+	room := min(q.limit, len(buf))
+	if q.edns {
+		room -= optSize
+	}
+	if q.end > room {
+		return 0
+	}
+	b := append(buf[:0], msg[:q.end]...)
+	rcode, count, fits := dns.RcodeNameError, 0, true
 	if exact || n.flags&wildcard != 0 {
 		rcode = dns.RcodeSuccess
-		run, count = n.run(q.qtype)
+		b, count, fits = t.run(b, n, q.qtype, room)
 	} else {
 		q.encloser = n
 	}
-	size := q.end + len(run)
-	if count == 0 {
-		size += soaSize
-	}
-	if q.edns {
-		size += optSize
-	}
-	if size > q.limit || size > len(buf) {
+	if !fits || count == 0 && q.end+soaSize > room {
 		return 0
 	}
-
-	b := append(buf[:0], msg[:q.end]...)
 	b[2] = b[2]&1 | 0x84 // rd as asked; a reply, authoritative
 	b[3] = byte(rcode)
 	clear(b[6:headerSize])
 	binary.BigEndian.PutUint16(b[6:], uint16(count))
-	first, then := n.rotate(q.qtype, run, count)
-	b = append(append(b, first...), then...)
 	if count == 0 {
 		b[9] = 1
-		b = z.appendSOA(b, q.end-4-int(n.apex))
+		b = z.appendSOA(b, q.end-4-int(n.tail))
 	}
 	if q.edns {
 		b[11] = 1

@@ -76,12 +76,16 @@ type Zone struct {
 	unknown          unknown
 	denied           denied
 
-	mu      sync.Mutex      // of writers
-	apexes  map[string]bool // the served domains in wire form
-	records int             // names that Update gave
-	addrs   []netip.Addr    // scratch, as are the next two
+	mu      sync.Mutex     // of writers
+	apexes  map[string]int // the served domains in wire form, with their numbers
+	records int            // names that Update gave
+	addrs   []netip.Addr   // scratch, as are the rest
 	rrs     []byte
 	name    []byte
+	had     []byte
+	node    []byte
+	text    []byte
+	batch   []change
 }
 
 // NewZone makes a zone that has its domains and name servers, and no names yet.
@@ -110,46 +114,52 @@ func seconds(d, ceiling time.Duration) uint32 {
 func (z *Zone) SetDomains(domains []string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	var keep []*node
-	for i := range z.table.Load().slots {
-		if n := z.table.Load().slots[i].node.Load(); n != nil && n.flags&given != 0 {
-			keep = append(keep, n)
-		}
-	}
-	z.build(domains, keep)
+	z.build(domains, z.table.Load())
 	z.serial.Add(1)
 }
 
-// build makes the table anew, and shows it to readers when it is whole.
-func (z *Zone) build(domains []string, keep []*node) {
-	z.apexes, z.records = make(map[string]bool), 0
-	t := newTable(len(keep) + 2*len(domains))
-	var apexes [][]byte
+// build makes the table anew, and shows it to readers when it is whole. What was given stays.
+func (z *Zone) build(domains []string, before *table) {
+	z.apexes, z.records = make(map[string]int), 0
+	var f format
 	for _, d := range domains {
 		d = canonical(d)
-		if ValidName("hostmaster." + d) {
-			apex := appendName(nil, d)
-			apexes = append(apexes, apex)
-			z.apexes[string(apex)] = true
+		if apex := appendName(nil, d); ValidName("hostmaster."+d) && !z.has(apex) {
+			z.apexes[string(apex)] = len(f.apexes)
+			f.apexes = append(f.apexes, apex)
 		}
 	}
-	for _, apex := range apexes {
-		t = z.put(t, newNode(apex, nil, len(apex), own))
+	t := newTable(f, newNodes(), 2*len(domains))
+	for i, apex := range f.apexes {
+		t = z.put(t, [][]byte{apex}, i, nil, own)
 	}
-	for _, apex := range apexes {
-		if ns := append([]byte("\x02ns"), apex...); !z.apexes[string(ns)] {
-			t = z.put(t, newNode(ns, z.encode(&Record{Addrs: []netip.Addr{z.server}}), len(apex), own))
+	for i, apex := range f.apexes {
+		if ns := append([]byte("\x02ns"), apex...); !z.has(ns) {
+			t = z.put(t, [][]byte{ns}, i, z.encode(&Record{Addrs: []netip.Addr{z.server}}), own)
 		}
 	}
-	for _, n := range keep {
-		name := n.labels()
-		apex, there := z.apexOf(name), t.find(name, hashOf(name))
-		if apex > 0 && (there == nil || there.flags&own == 0) {
-			t = z.put(t, newNode(name, n.rrs(), apex, n.flags))
-			z.records++
+	if before != nil {
+		for n := range before.all {
+			if n.flags&given == 0 {
+				continue
+			}
+			z.rrs = before.records(z.rrs[:0], n)
+			for name := range before.names(n) {
+				there := t.find(name, hashOf(name))
+				if apex, inside := z.apexOf(name); inside && (there == nil || there.flags&own == 0) {
+					z.later(name, apex, n.kind())
+					z.records++
+				}
+			}
+			t = z.flush(t)
 		}
 	}
 	z.table.Store(t)
+}
+
+func (z *Zone) has(apex []byte) bool {
+	_, ok := z.apexes[string(apex)]
+	return ok
 }
 
 // Update gives names new records; nil removes a name. Names are lower-case and without trailing dot ("web.docker"). Those
@@ -164,43 +174,88 @@ func (z *Zone) Update(changed map[string]*Record) {
 	for name, r := range changed {
 		moved = z.update(name, r) || moved
 	}
+	t := z.flush(z.table.Load())
+	t.tidy()
+	z.table.Store(t)
 	if moved {
 		z.serial.Add(1)
 	}
 }
 
-// update reports whether something changed.
+// update reports whether something changes. A name that gets records does so at the next flush.
 func (z *Zone) update(name string, r *Record) bool {
 	if !ValidName(name) {
 		return false
 	}
 	z.name = appendName(z.name[:0], name)
-	apex := z.apexOf(z.name)
+	apex, inside := z.apexOf(z.name)
 	t := z.table.Load()
 	old := t.find(z.name, hashOf(z.name))
-	if apex == 0 || old != nil && old.flags&own != 0 {
+	if !inside || old != nil && old.flags&own != 0 {
 		return false
 	}
 	had := old != nil && old.flags&given != 0
 	if r == nil {
 		if had {
-			z.remove(t, old)
+			z.table.Store(z.remove(t, z.name))
 			z.records--
 		}
 		return had
 	}
-	rrs, flags := z.encode(r), uint8(given)
+	rrs, kind := z.encode(r), uint8(given)
 	if r.Wildcard {
-		flags |= wildcard
+		kind |= wildcard
 	}
-	if had && old.flags == flags && bytes.Equal(old.rrs(), rrs) {
-		return false // the old one remembers whose turn it is
+	if had && old.kind() == kind {
+		if z.had = t.records(z.had[:0], old); bytes.Equal(z.had, rrs) {
+			return false // the old one remembers whose turn it is
+		}
 	}
 	if !had {
 		z.records++
 	}
-	z.table.Store(z.put(t, newNode(z.name, rrs, apex, flags)))
+	z.later(z.name, apex, kind)
 	return true
+}
+
+// change is a name that is to answer something, both in text.
+type change struct {
+	hash    uint64 // of what
+	from    int    // of the name, which goes to rrs
+	rrs, to int
+	apex    int
+	kind    uint8
+}
+
+// later notes for flush that a name is to answer z.rrs.
+func (z *Zone) later(name []byte, apex int, kind uint8) {
+	c := change{hash: hashOf(z.rrs), from: len(z.text), apex: apex, kind: kind}
+	z.text = append(z.text, name...)
+	c.rrs = len(z.text)
+	z.text = append(z.text, z.rrs...)
+	c.to = len(z.text)
+	z.batch = append(z.batch, c)
+}
+
+// flush does what was noted. Names that answer the same share a node.
+func (z *Zone) flush(t *table) *table {
+	name := func(c change) []byte { return z.text[c.from:c.rrs] }
+	rrs := func(c change) []byte { return z.text[c.rrs:c.to] }
+	if len(z.batch) > 1 {
+		slices.SortFunc(z.batch, func(a, b change) int {
+			return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.kind, b.kind), cmp.Compare(a.apex, b.apex), bytes.Compare(name(a), name(b)))
+		})
+	}
+	var room [maxNames][]byte
+	for rest := z.batch; len(rest) > 0; {
+		first, names := rest[0], room[:0]
+		for len(rest) > 0 && len(names) < maxNames && rest[0].kind == first.kind && rest[0].apex == first.apex && bytes.Equal(rrs(rest[0]), rrs(first)) {
+			names, rest = append(names, name(rest[0])), rest[1:]
+		}
+		t = z.put(t, names, first.apex, rrs(first), first.kind)
+	}
+	z.batch, z.text = z.batch[:0], z.text[:0]
+	return t
 }
 
 // Len is the number of names that Update has given and not removed.
@@ -210,59 +265,100 @@ func (z *Zone) Len() int {
 	return z.records
 }
 
-// apexOf gives the length of the longest served domain that the name equals or lies in, 0 for none.
-func (z *Zone) apexOf(name []byte) int {
+// apexOf gives the number of the longest served domain that the name equals or lies in.
+func (z *Zone) apexOf(name []byte) (apex int, ok bool) {
 	for ; name[0] != 0; name = above(name) {
-		if z.apexes[string(name)] {
-			return len(name)
+		if apex, ok = z.apexes[string(name)]; ok {
+			return apex, true
 		}
 	}
-	return 0
+	return 0, false
 }
 
-// put sets a name's node. A name that is new makes the names above it exist first, up to an apex.
-func (z *Zone) put(t *table, n *node) *table {
-	name := n.labels()
-	if old := t.find(name, hashOf(name)); old != nil {
-		n.below = old.below
-		t.set(n)
-		return t
-	}
-	if up := above(name); z.apexOf(up) > 0 {
+// put gives names of one domain, in the order of bytes, a node. A name that is new makes the names above it exist first, up to an apex.
+func (z *Zone) put(t *table, names [][]byte, apex int, rrs []byte, kind uint8) *table {
+	var room [maxNames][]byte
+	longest := append(room[:0], names...) // first: what lies below another of them makes that exist
+	slices.SortFunc(longest, func(a, b []byte) int { return len(b) - len(a) })
+	for _, name := range longest {
+		if t.find(name, hashOf(name)) != nil {
+			continue
+		}
+		up := above(name)
+		above, ok := z.apexOf(up)
+		if !ok {
+			continue
+		}
 		parent := t.find(up, hashOf(up))
 		if parent == nil {
-			parent = newNode(up, nil, z.apexOf(up), 0)
-			t = z.put(t, parent)
+			t = z.put(t, [][]byte{up}, above, nil, 0)
+			parent = t.find(up, hashOf(up))
 		}
-		parent.below++
+		head := t.head(parent, up)
+		setBelow(head, belowOf(head)+1)
 	}
-	t = t.grown()
-	t.set(n)
+	t = t.grown(len(names))
+	z.node = t.encode(z.node[:0], names, apex, rrs, kind)
+	z.replace(t, names)
 	return t
 }
 
-// remove takes a name's record away, and every name that existed only because of it.
-func (z *Zone) remove(t *table, n *node) {
-	if n.below > 0 {
-		t.set(z.bare(n))
-		return
-	}
-	for {
-		t.remove(n)
-		up := above(n.labels())
-		n = t.find(up, hashOf(up)) // there is one: an apex is never removed
-		n.below--
-		if n.flags != 0 || n.below > 0 {
-			return
+// replace puts z.node, which was encoded for the names, in place of what they have.
+func (z *Zone) replace(t *table, names [][]byte) {
+	ref := t.add(z.node)
+	n := t.node(ref)
+	var room [maxNames]uint32
+	left := room[:0]
+	for _, name := range names {
+		if _, _, old := t.place(name); old != 0 {
+			setBelow(t.head(n, name), belowOf(t.head(t.node(old), name)))
+			if !slices.Contains(left, old) {
+				left = append(left, old)
+			}
 		}
+		t.set(name, ref)
+	}
+	for _, old := range left {
+		z.leave(t, old)
 	}
 }
 
-// bare is n without a record, an empty non-terminal.
-func (z *Zone) bare(n *node) *node {
-	b := newNode(n.labels(), nil, int(n.apex), 0)
-	b.below = n.below
-	return b
+// leave gives those a node of their own who still have one that others have left.
+func (z *Zone) leave(t *table, ref uint32) {
+	n := t.node(ref)
+	var stay [][]byte
+	for name := range t.names(n) {
+		if _, _, at := t.place(name); at == ref {
+			stay = append(stay, bytes.Clone(name))
+		}
+	}
+	if len(stay) > 0 {
+		z.had = t.records(z.had[:0], n)
+		z.node = t.encode(z.node[:0], stay, int(n.apex), z.had, n.kind())
+		copyTurns(z.node, n)
+		z.replace(t, stay)
+		return
+	}
+	t.free(ref)
+}
+
+// remove takes a name's record away, and every name that existed only because of it.
+func (z *Zone) remove(t *table, name []byte) *table {
+	for {
+		_, _, ref := t.place(name)
+		if n := t.node(ref); belowOf(t.head(n, name)) > 0 {
+			return z.put(t, [][]byte{name}, int(n.apex), nil, 0) // an empty non-terminal
+		}
+		t.remove(name)
+		z.leave(t, ref)
+		name = above(name)
+		up := t.find(name, hashOf(name)) // there is one: an apex is never removed
+		head := t.head(up, name)
+		setBelow(head, belowOf(head)-1)
+		if up.kind() != 0 || belowOf(head) > 0 {
+			return t
+		}
+	}
 }
 
 // The types that Record can hold, as numbers of the wire.

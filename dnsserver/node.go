@@ -1,0 +1,387 @@
+package dnsserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"iter"
+	"math"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/miekg/dns"
+)
+
+// node is what one existing name answers, or several names of one domain that answer the same: a container's own name, its id, and its
+// names on networks. It lies in a chunk, which the collector never looks into, and takes as few bytes as it can: a zone has
+// a hundred thousand. Once readers see it nothing but below and the turns changes; whoever wants another answer for a name puts
+// another node in its place.
+type node struct {
+	size  uint32 // of the whole in bytes, a multiple of 8
+	apex  uint16 // which of the table's domains all its names end with
+	tail  uint8  // bytes of that domain's name
+	flags uint8  // and in the upper three bits the TTL of its records in seconds
+
+	// If flags say so, two uint32 follow: whose turn it is among the A and the AAAA records. Clients ask both in turns, and must not find
+	// one of them standing still.
+	//
+	// Then comes the size of the names in 2 bytes, and the names in the order of bytes, in lower-case wire form without the domain: how
+	// many bytes each shares with the one before it and how many follow, a byte each; in 3 bytes how many names exist exactly one
+	// label below it, which is for Zone's writer alone; and what follows.
+	//
+	// Then come the records of each type: the type in a byte, their number, and their data. Addresses lie side by side. All else has
+	// its size before it and is in pieces: a byte below 0x80 is one less than the number of bytes that follow, one from 0x80 on
+	// a number of bytes to be copied from the names, from where the 2 bytes after it say, or a whole domain that these number.
+}
+
+const (
+	given    = 1 << iota // by Update; without it an empty non-terminal (RFC 8499) or the zone's own
+	wildcard             // answers for names below that do not exist
+	own                  // an apex or ns.<apex>, which Update cannot take
+	turns                // there are
+	ttlShift = 5
+)
+
+const (
+	nodeSize  = int(unsafe.Sizeof(node{}))
+	turnsSize = 8
+	nameHead  = 5
+	maxNames  = 16 // of one node: a lookup may compare with all
+	copied    = 0x80
+	domain    = 1 << 15 // added to the number of a domain in place of a place among the names
+)
+
+func (n *node) bytes() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(n)), n.size) }
+func (n *node) ttl() uint32   { return uint32(n.flags >> ttlShift) }
+func (n *node) kind() uint8   { return n.flags & (given | wildcard | own) }
+
+// turn is whose of the records of a type it is.
+func (n *node) turn(rrtype uint16) *atomic.Uint32 {
+	at := nodeSize
+	if rrtype == typeAAAA {
+		at += turnsSize / 2
+	}
+	return (*atomic.Uint32)(unsafe.Pointer(&n.bytes()[at]))
+}
+
+// parts are what follows the header and the turns.
+func (n *node) parts() (names, records []byte) {
+	b := n.bytes()[nodeSize:]
+	if n.flags&turns != 0 {
+		b = b[turnsSize:]
+	}
+	size := 2 + int(binary.NativeEndian.Uint16(b))
+	return b[2:size], b[size:]
+}
+
+func (n *node) isApex() bool {
+	names, _ := n.parts()
+	return len(names) == nameHead
+}
+
+// seek finds a name without its domain, and gives what stands before its bytes; nil when it is not among the names. What the one before has
+// in common with the name need not be compared again.
+func (n *node) seek(name []byte) (head []byte) {
+	names, _ := n.parts()
+	same := 0
+	for len(names) > 0 {
+		shared, more := int(names[0]), int(names[1])
+		rest := names[nameHead : nameHead+more]
+		if shared < same {
+			same = shared // it differs from the one before where that did not differ from name
+		} else if shared == same {
+			if shared+more == len(name) && string(rest) == string(name[shared:]) {
+				return names[:nameHead]
+			}
+			for i := 0; i < more && same < len(name) && rest[i] == name[same]; i++ {
+				same++
+			}
+		}
+		names = names[nameHead+more:]
+	}
+	return nil
+}
+
+func belowOf(head []byte) int { return int(head[2]) | int(head[3])<<8 | int(head[4])<<16 }
+func setBelow(head []byte, count int) {
+	head[2], head[3], head[4] = byte(count), byte(count>>8), byte(count>>16)
+}
+
+// format writes and reads the nodes of a table.
+type format struct{ apexes [][]byte } // the served domains in wire form
+
+// is tells whether name is one of the node's.
+func (f *format) is(n *node, name []byte) bool { return f.head(n, name) != nil }
+
+func (f *format) head(n *node, name []byte) []byte {
+	cut := len(name) - int(n.tail)
+	if cut < 0 || string(name[cut:]) != string(f.apexes[n.apex]) {
+		return nil
+	}
+	return n.seek(name[:cut])
+}
+
+// names goes through a node's names, whole, with what stands before each. A name is valid until the next.
+func (f *format) names(n *node) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, head []byte) bool) {
+		var room [255]byte
+		for names, _ := n.parts(); len(names) > 0; names = names[nameHead+int(names[1]):] {
+			whole := append(append(room[:names[0]], names[nameHead:nameHead+int(names[1])]...), f.apexes[n.apex]...)
+			if !yield(whole, names[:nameHead]) {
+				return
+			}
+		}
+	}
+}
+
+// encode appends a node for names, in the order of bytes, of the domain with this number. The records are in wire form, owned by pointers to a
+// reply's question, and sorted by type.
+func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uint8) []byte {
+	start, tail := len(b), len(f.apexes[apex])
+	ttl := uint8(0)
+	if len(rrs) > 0 {
+		ttl = uint8(binary.BigEndian.Uint32(rrs[6:]))
+	}
+	b = append(b, make([]byte, nodeSize)...)
+	if rotates(rrs) {
+		kind |= turns
+		b = append(b, make([]byte, turnsSize)...)
+	}
+	size := len(b)
+	b = append(b, 0, 0)
+	var before []byte
+	for _, name := range names {
+		name = name[:len(name)-tail]
+		shared := 0
+		for shared < min(len(before), len(name)) && before[shared] == name[shared] {
+			shared++
+		}
+		b = append(append(b, byte(shared), byte(len(name)-shared), 0, 0, 0), name[shared:]...)
+		before = name
+	}
+	binary.NativeEndian.PutUint16(b[size:], uint16(len(b)-size-2))
+	from := size + 2
+	to := len(b)
+	for len(rrs) > 0 {
+		rrtype, run := rrs[3], rrs
+		count, end := 0, 0
+		for end < len(rrs) && rrs[end+3] == rrtype {
+			end += rrSize(rrs[end:])
+			count++
+		}
+		run, rrs = rrs[:end], rrs[end:]
+		b = binary.AppendUvarint(append(b, rrtype), uint64(count))
+		for ; len(run) > 0; run = run[rrSize(run):] {
+			data := run[rrHeader:rrSize(run)]
+			if uint16(rrtype) == typeA || uint16(rrtype) == typeAAAA {
+				b = append(b, data...)
+				continue
+			}
+			b = binary.AppendUvarint(b, uint64(len(data)))
+			b = f.compress(b, data, from, to)
+		}
+	}
+	for len(b)%8 != 0 {
+		b = append(b, 0) // no type
+	}
+	n := (*node)(unsafe.Pointer(&b[start]))
+	n.size, n.apex, n.tail, n.flags = uint32(len(b)-start), uint16(apex), uint8(tail), kind|ttl<<ttlShift
+	return b
+}
+
+// rotates tells whether there are several addresses of one type.
+func rotates(rrs []byte) bool {
+	before := byte(0)
+	for ; len(rrs) > 0; rrs = rrs[rrSize(rrs):] {
+		if rrs[3] == before && (before == byte(typeA) || before == byte(typeAAAA)) {
+			return true
+		}
+		before = rrs[3]
+	}
+	return false
+}
+
+// compress appends a record's data in pieces. What is likely to stand elsewhere is looked for: a text's value among the names, which
+// are b[from:to], and the end of a name among the domains.
+func (f *format) compress(b, data []byte, from, to int) []byte {
+	literal := func(data []byte) {
+		for len(data) > 0 {
+			n := min(len(data), copied)
+			b = append(append(b, byte(n-1)), data[:n]...)
+			data = data[n:]
+		}
+	}
+	if i := bytes.IndexByte(data, '=') + 1; i > 0 {
+		if at := bytes.Index(b[from:to], data[i:]); at >= 0 && len(data)-i >= 4 && len(data)-i < copied {
+			literal(data[:i])
+			return binary.NativeEndian.AppendUint16(append(b, copied|byte(len(data)-i)), uint16(at))
+		}
+	}
+	for i, apex := range f.apexes[:min(len(f.apexes), domain)] {
+		if bytes.HasSuffix(data, apex) {
+			literal(data[:len(data)-len(apex)])
+			return binary.NativeEndian.AppendUint16(append(b, copied), uint16(domain|i))
+		}
+	}
+	literal(data)
+	return b
+}
+
+// expand appends data of some size that compress wrote, and gives what follows it.
+func (f *format) expand(b, data []byte, size int, names []byte) (out, rest []byte) {
+	for size += len(b); len(b) < size; {
+		n := int(data[0])
+		data = data[1:]
+		if n < copied {
+			b = append(b, data[:n+1]...)
+			data = data[n+1:]
+			continue
+		}
+		at := binary.NativeEndian.Uint16(data)
+		data = data[2:]
+		if at&domain != 0 {
+			b = append(b, f.apexes[at&^domain]...)
+		} else {
+			b = append(b, names[at:][:n&^copied]...)
+		}
+	}
+	return b, data
+}
+
+// run appends the records of one type in wire form, if the whole stays within room. Addresses begin each time with another, so that
+// clients that take the first spread themselves.
+func (f *format) run(b []byte, n *node, rrtype uint16, room int) (out []byte, count int, ok bool) {
+	names, records := n.parts()
+	for len(records) > 0 && records[0] != 0 {
+		found := uint16(records[0])
+		size := int(records[1])
+		records = records[2:]
+		if size >= 0x80 {
+			size, records = uvarint(size, records)
+		}
+		if found == rrtype {
+			count = size
+			break
+		}
+		records = f.skip(records, found, size)
+	}
+	if count == 0 {
+		return b, 0, true
+	}
+	width := width(rrtype)
+	if width == 0 {
+		b, _, ok = f.expandAll(b, records, rrtype, count, n.ttl(), names, room)
+		return b, count, ok
+	}
+	if len(b)+count*(rrHeader+width) > room {
+		return b, count, false
+	}
+	at := 0
+	if count > 1 { // else the turns, which a few names have, are left alone
+		at = int((n.turn(rrtype).Add(1) - 1) % uint32(count))
+	}
+	for range count {
+		b = appendHeader(b, rrtype, n.ttl(), width)
+		b = append(b, records[at*width:][:width]...)
+		if at++; at == count {
+			at = 0
+		}
+	}
+	return b, count, true
+}
+
+// width is the size of an address, 0 for other types.
+func width(rrtype uint16) int {
+	switch rrtype {
+	case typeA:
+		return 4
+	case typeAAAA:
+		return 16
+	}
+	return 0
+}
+
+// skip gives what follows the records of a type.
+func (f *format) skip(records []byte, rrtype uint16, count int) []byte {
+	if width := width(rrtype); width > 0 {
+		return records[count*width:]
+	}
+	for range count {
+		var size int
+		size, records = uvarint(int(records[0]), records[1:])
+		for size > 0 {
+			n := int(records[0])
+			switch at := binary.NativeEndian.Uint16(records[1:]); {
+			case n < copied:
+				size -= n + 1
+				records = records[2+n:]
+				continue
+			case at&domain != 0:
+				size -= len(f.apexes[at&^domain])
+			default:
+				size -= n &^ copied
+			}
+			records = records[3:]
+		}
+	}
+	return records
+}
+
+func (f *format) expandAll(b, records []byte, rrtype uint16, count int, ttl uint32, names []byte, room int) (out, rest []byte, ok bool) {
+	for range count {
+		var size int
+		size, records = uvarint(int(records[0]), records[1:])
+		if len(b)+rrHeader+size > room {
+			return b, records, false
+		}
+		b = appendHeader(b, rrtype, ttl, size)
+		b, records = f.expand(b, records, size, names)
+	}
+	return b, records, true
+}
+
+// uvarint goes on after the first byte.
+func uvarint(first int, b []byte) (int, []byte) {
+	n := first & 0x7f
+	for shift := 7; first >= 0x80; shift += 7 {
+		first = int(b[0])
+		n |= first & 0x7f << shift
+		b = b[1:]
+	}
+	return n, b
+}
+
+// records appends all records in wire form, as encode takes them.
+func (f *format) records(b []byte, n *node) []byte {
+	names, records := n.parts()
+	for len(records) > 0 && records[0] != 0 {
+		rrtype := uint16(records[0])
+		var count int
+		count, records = uvarint(int(records[1]), records[2:])
+		width := width(rrtype)
+		if width == 0 {
+			b, records, _ = f.expandAll(b, records, rrtype, count, n.ttl(), names, math.MaxInt)
+			continue
+		}
+		for range count {
+			b = append(appendHeader(b, rrtype, n.ttl(), width), records[:width]...)
+			records = records[width:]
+		}
+	}
+	return b
+}
+
+func (n *node) hasRecords() bool {
+	_, records := n.parts()
+	return len(records) > 0 && records[0] != 0
+}
+
+// rrHeader is the size of a record's owner pointer, type, class, TTL and data length.
+const rrHeader = 12
+
+// appendHeader begins a record of the name that the reply's question has.
+func appendHeader(b []byte, rrtype uint16, ttl uint32, size int) []byte {
+	b = binary.BigEndian.AppendUint64(b, (0xc000|headerSize)<<48|uint64(rrtype)<<32|dns.ClassINET<<16|uint64(ttl>>16))
+	return binary.BigEndian.AppendUint32(b, ttl<<16|uint32(size))
+}
+
+func rrSize(rr []byte) int { return rrHeader + int(binary.BigEndian.Uint16(rr[10:])) }
