@@ -49,8 +49,8 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 		if !isID && !s.listsAll.Load() {
 			continue
 		}
-		if in, err := s.conn.ContainerInspect(ctx, name); err == nil && in.ContainerJSONBase != nil && in.ID != "" {
-			found = append(found, in.ID)
+		if c, _, err := s.conn.inspect(ctx, name); err == nil {
+			found = append(found, c.ID)
 		}
 	}
 	for _, id := range found {

@@ -157,7 +157,7 @@ func (d *daemon) handle(w http.ResponseWriter, r *http.Request) {
 		defer d.mu.Unlock()
 		all := []container.Summary{}
 		for _, g := range d.containers {
-			_, live, _ := containerOf(g.InspectResponse)
+			_, live := g.seen()
 			named := wanted.Match("name", g.Name) || wanted.Match("name", strings.TrimPrefix(g.Name, "/"))
 			if (live || r.URL.Query().Has("all")) && named {
 				s := container.Summary{ID: g.ID, Names: []string{g.Name}, Image: g.Config.Image, Labels: g.Config.Labels, State: g.State.Status,
@@ -489,7 +489,7 @@ func (d *daemon) truth() map[string]Container {
 	defer d.mu.Unlock()
 	out := map[string]Container{}
 	for id, g := range d.containers {
-		if c, live, _ := containerOf(g.InspectResponse); live {
+		if c, live := g.seen(); live {
 			out[id] = c
 		}
 	}
@@ -500,4 +500,11 @@ func (d *daemon) truth() map[string]Container {
 		}
 	}
 	return out
+}
+
+// seen is what an inspect shows of the guest.
+func (g *guest) seen() (Container, bool) {
+	text, _ := json.Marshal(g.InspectResponse)
+	c, live, _ := containerOfInspect(text)
+	return c, live
 }

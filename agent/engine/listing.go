@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 )
@@ -22,7 +25,22 @@ import (
 // eachListed goes through the containers that the engine lists, those that live or all that the filters name, without ever
 // having the whole answer: 100,000 containers are 64 MB of JSON. A list lacks what only an inspect tells: variables, host names, aliases.
 func (c *connection) eachListed(ctx context.Context, query url.Values, yield func(Container)) error {
-	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + "/containers/json", RawQuery: query.Encode()}
+	answer, err := c.get(ctx, "/containers/json", query)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	return eachElement(answer, func(element []byte) {
+		if sum, ok := containerOfSummary(element); ok {
+			yield(sum)
+		}
+	})
+}
+
+// get asks for what lies at a path, in its own bytes: the client's types would have all of it, and take many times as long. What is not
+// there is cerrdefs.ErrNotFound.
+func (c *connection) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
 	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
 		u.Host, u.Path = host.Host, host.Path+u.Path
 		if c.tls {
@@ -31,22 +49,44 @@ func (c *connection) eachListed(ctx context.Context, query url.Values, yield fun
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := c.HTTPClient().Do(req)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer.Body, nil
 	}
 	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
-		return fmt.Errorf("the engine says %s: %q", answer.Status, bytes.TrimSpace(text))
+	text, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
+	if err = fmt.Errorf("the engine says %s: %q", answer.Status, bytes.TrimSpace(text)); answer.StatusCode == http.StatusNotFound {
+		err = errors.Join(err, cerrdefs.ErrNotFound)
 	}
-	return eachElement(answer.Body, func(element []byte) {
-		if sum, ok := containerOfSummary(element); ok {
-			yield(sum)
-		}
-	})
+	return nil, err
+}
+
+// buffers are for what inspects tell.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// inspect looks at one container, by its name or id. live tells whether it runs, is paused or is being started again.
+func (c *connection) inspect(ctx context.Context, id string) (found Container, live bool, err error) {
+	body, err := c.get(ctx, "/containers/"+id+"/json", nil)
+	if err != nil {
+		return Container{}, false, err
+	}
+	defer body.Close()
+	answer := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(answer)
+	answer.Reset()
+	if _, err := answer.ReadFrom(body); err != nil {
+		return Container{}, false, err
+	}
+	found, live, ok := containerOfInspect(answer.Bytes())
+	if !ok {
+		return Container{}, false, errors.New("the answer is no container")
+	}
+	return found, live, nil
 }
 
 // listOne gives what the engine lists of one container; ok is false where it lists none.
@@ -61,6 +101,104 @@ func (c *connection) listOne(ctx context.Context, id string, all bool) (found Co
 		}
 	})
 	return found, ok
+}
+
+// containerOfInspect copies what we need out of what an inspect tells; ok is false for what is no container. Source: Engine API, ContainerInspect.
+func containerOfInspect(answer []byte) (c Container, live, ok bool) {
+	for key, v := range members(answer) {
+		switch string(key) {
+		case `"Id"`:
+			c.ID = text(v)
+		case `"Name"`:
+			c.Name = strings.TrimPrefix(text(v), "/")
+		case `"State"`:
+			ok = isObject(v)
+			for k, v := range members(v) {
+				switch string(k) {
+				case `"Status"`:
+					c.State = text(v)
+				case `"Health"`:
+					for k, v := range members(v) {
+						if string(k) == `"Status"` && string(v) != `"none"` {
+							c.Health = text(v)
+						}
+					}
+				}
+			}
+		case `"Config"`:
+			c.setConfig(v)
+		case `"HostConfig"`:
+			c.setHostConfig(v)
+		case `"NetworkSettings"`:
+			c.setNetworks(v)
+		}
+	}
+	ok = ok && c.ID != ""
+	c.whole = true
+	switch c.State {
+	case "running", "paused", "restarting":
+		live = ok
+	}
+	return c, live, ok
+}
+
+func (c *Container) setConfig(config []byte) {
+	for k, v := range members(config) {
+		switch string(k) {
+		case `"Image"`:
+			c.Image = text(v)
+		case `"Hostname"`:
+			c.Hostname = text(v)
+		case `"Domainname"`:
+			c.Domainname = text(v)
+		case `"Labels"`:
+			for k, v := range members(v) {
+				c.setLabel(text(k), text(v))
+			}
+		case `"Env"`:
+			for variable := range elements(v) {
+				c.addEnv(text(variable))
+			}
+		case `"ExposedPorts"`:
+			for p := range members(v) {
+				number, proto, _ := strings.Cut(text(p), "/")
+				if n, err := strconv.ParseUint(number, 10, 16); err == nil {
+					c.addPort(Port{Number: uint16(n), Proto: cmp.Or(proto, "tcp")})
+				}
+			}
+			slices.SortFunc(c.Ports, comparePort)
+		}
+	}
+}
+
+func (c *Container) setHostConfig(config []byte) {
+	for k, v := range members(config) {
+		if string(k) == `"NetworkMode"` {
+			c.setMode(container.NetworkMode(text(v)))
+		}
+	}
+}
+
+func (c *Container) setNetworks(settings []byte) {
+	for k, v := range members(settings) {
+		if string(k) != `"Networks"` {
+			continue
+		}
+		for name, e := range members(v) {
+			if isObject(e) {
+				c.Endpoints = append(c.Endpoints, attachmentOf(text(name), e))
+			}
+		}
+	}
+	slices.SortFunc(c.Endpoints, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) })
+}
+
+func isObject(value []byte) bool { return len(value) > 0 && value[0] == '{' }
+
+func (c *Container) addPort(p Port) {
+	if p.Number > 0 && slices.Contains(protos[1:], p.Proto) && len(c.Ports) < maxPorts {
+		c.Ports = append(c.Ports, p)
+	}
 }
 
 // containerOfSummary reads one element of a list of containers: all but host name, variables and aliases. ok is false for
@@ -106,39 +244,23 @@ func containerOfSummary(element []byte) (c Container, ok bool) {
 						port.Proto = text(v)
 					}
 				}
-				if port.Number > 0 && slices.Contains(protos[1:], port.Proto) && len(c.Ports) < maxPorts {
-					c.Ports = append(c.Ports, port)
-				}
+				c.addPort(port)
 			}
 			slices.SortFunc(c.Ports, comparePort)
 			c.Ports = slices.Compact(c.Ports)
 		case `"HostConfig"`:
-			for k, v := range members(v) {
-				if string(k) == `"NetworkMode"` {
-					c.setMode(container.NetworkMode(text(v)))
-				}
-			}
+			c.setHostConfig(v)
 		case `"NetworkSettings"`:
-			for k, v := range members(v) {
-				if string(k) != `"Networks"` {
-					continue
-				}
-				for name, e := range members(v) {
-					if len(e) > 0 && e[0] == '{' {
-						c.Endpoints = append(c.Endpoints, attachmentOfSummary(text(name), e))
-					}
-				}
-			}
-			slices.SortFunc(c.Endpoints, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) })
+			c.setNetworks(v)
 		}
 	}
 	return c, c.ID != ""
 }
 
-func attachmentOfSummary(network string, element []byte) Attachment {
+func attachmentOf(network string, endpoint []byte) Attachment {
 	a := Attachment{Network: network}
 	var v4, v6 string
-	for k, v := range members(element) {
+	for k, v := range members(endpoint) {
 		switch string(k) {
 		case `"NetworkID"`:
 			a.NetworkID = text(v)
@@ -146,6 +268,12 @@ func attachmentOfSummary(network string, element []byte) Attachment {
 			v4 = text(v)
 		case `"GlobalIPv6Address"`:
 			v6 = text(v)
+		case `"Aliases"`:
+			for alias := range elements(v) {
+				if len(a.Aliases) < maxAliases {
+					a.Aliases = append(a.Aliases, text(alias))
+				}
+			}
 		}
 	}
 	for _, s := range []string{v4, v6} {

@@ -56,7 +56,7 @@ type Container struct {
 	Labels   map[string]string // those that can say something of names (setLabel)
 
 	Domainname string
-	Env        []string // NAME=VALUE: of the variables, those that can say something of names (namingEnv), as others may be secret
+	Env        []string // NAME=VALUE: of the variables, those that can say something of names (addEnv), as others may be secret
 
 	State  string // Docker's word: "running", "paused", ...
 	Health string // "", "starting", "healthy", "unhealthy"
@@ -113,39 +113,6 @@ func comparePrefix(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
-// containerOf copies what we need out of an inspect answer; ok is false for answers that are no container.
-func containerOf(in container.InspectResponse) (c Container, live, ok bool) {
-	if in.ContainerJSONBase == nil || in.State == nil || in.ID == "" {
-		return c, false, false
-	}
-	c = Container{ID: in.ID, Name: strings.TrimPrefix(in.Name, "/"), State: in.State.Status, whole: true}
-	if in.State.Health != nil && in.State.Health.Status != "none" {
-		c.Health = in.State.Health.Status
-	}
-	if in.Config != nil {
-		c.Image, c.Hostname = in.Config.Image, in.Config.Hostname
-		c.setLabels(in.Config.Labels)
-		c.Domainname, c.Env = in.Config.Domainname, namingEnv(in.Config.Env)
-		for p := range in.Config.ExposedPorts {
-			if n := p.Int(); n > 0 && n < 1<<16 && slices.Contains(protos[1:], p.Proto()) && len(c.Ports) < maxPorts {
-				c.Ports = append(c.Ports, Port{Number: uint16(n), Proto: p.Proto()})
-			}
-		}
-		slices.SortFunc(c.Ports, comparePort)
-	}
-	if in.HostConfig != nil {
-		c.setMode(in.HostConfig.NetworkMode)
-	}
-	if in.NetworkSettings != nil {
-		c.Endpoints = attachmentsOf(in.NetworkSettings.Networks)
-	}
-	switch in.State.Status {
-	case "running", "paused", "restarting":
-		live = true
-	}
-	return c, live, true
-}
-
 func comparePort(a, b Port) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Proto, b.Proto))
 }
@@ -177,16 +144,12 @@ var labelsRead = []string{
 	"com.dnsdock.", "dev.orbstack.", "dps.",
 }
 
-// namingEnv keeps the variables that tools for container names read: DNSDOCK_*, SERVICE_* and HOSTNAMES. Of these too it
+// addEnv keeps a variable that tools for container names read: DNSDOCK_*, SERVICE_* and HOSTNAMES. Of these too it
 // keeps at most maxEnv, and none longer than 4096 bytes: they are written by strangers.
-func namingEnv(env []string) []string {
-	var out []string
-	for _, v := range env {
-		if len(out) < maxEnv && len(v) <= 4096 && (strings.HasPrefix(v, "DNSDOCK_") || strings.HasPrefix(v, "SERVICE_") || strings.HasPrefix(v, "HOSTNAMES=")) {
-			out = append(out, v)
-		}
+func (c *Container) addEnv(v string) {
+	if len(c.Env) < maxEnv && len(v) <= 4096 && (strings.HasPrefix(v, "DNSDOCK_") || strings.HasPrefix(v, "SERVICE_") || strings.HasPrefix(v, "HOSTNAMES=")) {
+		c.Env = append(c.Env, v)
 	}
-	return out
 }
 
 func (c *Container) setMode(m container.NetworkMode) {
@@ -200,25 +163,4 @@ func (c *Container) setMode(m container.NetworkMode) {
 func addrOf(s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(s)
 	return a.Unmap(), err == nil && a.Zone() == ""
-}
-
-func attachmentsOf(networks map[string]*network.EndpointSettings) []Attachment {
-	var out []Attachment
-	for name, e := range networks {
-		if e == nil {
-			continue
-		}
-		a := Attachment{NetworkID: e.NetworkID, Network: name, Aliases: e.Aliases}
-		if len(a.Aliases) > maxAliases {
-			a.Aliases = a.Aliases[:maxAliases]
-		}
-		for _, s := range []string{e.IPAddress, e.GlobalIPv6Address} {
-			if ip, ok := addrOf(s); ok {
-				a.Addrs = append(a.Addrs, ip)
-			}
-		}
-		out = append(out, a)
-	}
-	slices.SortFunc(out, func(a, b Attachment) int { return strings.Compare(a.Network, b.Network) })
-	return out
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -89,13 +88,13 @@ func TestContainerCaptured(t *testing.T) {
 			State: "paused", Ports: ports,
 			Endpoints: []Attachment{{bridgeID, "bridge", addrs("172.17.0.3", "fd17::242:ac11:3"), nil}}}},
 	}
-	in := captured[container.InspectResponse](t, "containers.json")
+	in := captured[json.RawMessage](t, "containers.json")
 	if len(in) != len(want) {
 		t.Fatalf("%d containers captured, %d expected", len(in), len(want))
 	}
 	for i, w := range want {
 		t.Run(w.c.Name, func(t *testing.T) {
-			got, live, ok := containerOf(in[i])
+			got, live, ok := containerOfInspect(in[i])
 			if !ok || live != w.live {
 				t.Errorf("live %v, ok %v, want %v, true", live, ok, w.live)
 			}
@@ -188,11 +187,7 @@ func TestContainerHostile(t *testing.T) {
 		{"a pilot", `{` + running + `,"Config":{"Labels":{"fairlead.pilot":"i1"}}}`, with(func(c *Container) { c.Labels = map[string]string{PilotLabel: "i1"} })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var in container.InspectResponse
-			if err := json.Unmarshal([]byte(c.in), &in); err != nil {
-				t.Fatal(err)
-			}
-			got, live, ok := containerOf(in)
+			got, live, ok := containerOfInspect([]byte(c.in))
 			if c.want == nil {
 				if ok || live {
 					t.Fatalf("taken for a container: %+v", got)
@@ -214,8 +209,7 @@ func TestStates(t *testing.T) {
 		"created": false, "running": true, "paused": true, "restarting": true, "removing": false, "exited": false, "dead": false,
 		"": false, "stopped": false, "RUNNING": false,
 	} {
-		in := container.InspectResponse{ContainerJSONBase: &container.ContainerJSONBase{ID: "c1", State: &container.State{Status: state}}}
-		if _, live, ok := containerOf(in); live != want || !ok {
+		if _, live, ok := containerOfInspect(fmt.Appendf(nil, `{"Id":"c1","State":{"Status":%q}}`, state)); live != want || !ok {
 			t.Errorf("state %q: live %v, ok %v, want %v, true", state, live, ok, want)
 		}
 	}
@@ -227,14 +221,16 @@ func TestClaimsAreBounded(t *testing.T) {
 	for i := range many {
 		many[i] = fmt.Sprint("a", i)
 	}
-	got := attachmentsOf(map[string]*network.EndpointSettings{"n": {Aliases: many}})
-	if d := cmp.Diff(many[:maxAliases], got[0].Aliases); d != "" {
+	all, _ := json.Marshal(network.EndpointSettings{Aliases: many})
+	if d := cmp.Diff(many[:maxAliases], attachmentOf("n", all).Aliases); d != "" {
 		t.Error(d)
 	}
+	var c Container
 	for i := range many {
 		many[i] = fmt.Sprintf("SERVICE_%d=x", i)
+		c.addEnv(many[i])
 	}
-	if d := cmp.Diff(many[:maxEnv], namingEnv(many)); d != "" {
+	if d := cmp.Diff(many[:maxEnv], c.Env); d != "" {
 		t.Error(d)
 	}
 }
@@ -330,11 +326,8 @@ func FuzzContainer(f *testing.F) {
 	f.Add([]byte(`{` + running + `,"Config":{"ExposedPorts":{"53":{},"/":{},"1-2/":{}}},"NetworkSettings":{"Networks":{"a":null,"b":{"IPAddress":"::ffff:1.2.3.4","GlobalIPv6Address":"fe80::1%e"}}}}`))
 	f.Add([]byte(`{"Id":"c1","Names":["/a/b","/c"],"State":"running","HostConfig":{"NetworkMode":"container:c1"}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var in container.InspectResponse
-		if json.Unmarshal(text, &in) == nil {
-			if c, _, ok := containerOf(in); ok {
-				wantSane(t, c)
-			}
+		if c, _, ok := containerOfInspect(text); ok {
+			wantSane(t, c)
 		}
 		if c, ok := containerOfSummary(text); ok {
 			wantSane(t, c)

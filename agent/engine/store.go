@@ -8,21 +8,35 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"unsafe"
 )
 
-// Store keeps containers in little memory: one string for each, without any pointer in it. Containers are told apart by their
-// ids and by numbers, which stay theirs until they are deleted and are then given to others. One goroutine may write, and
-// others read while it does not.
+// Store keeps containers in little memory: each in one piece without any pointer in it, many pieces in a chunk. Containers are told apart by
+// their ids and by numbers, which stay theirs until they are deleted and are then given to others. One goroutine may write, and
+// others read while it does not; what was read stays as it is.
 type Store struct {
-	items []packed // by number; "" is nobody's
-	spare []uint32 // numbers that are nobody's
-	index []uint32 // open addressing: number+1, 0 is free; a power of two, at most 3/4 of them used
+	places []uint32 // by number: of the chunk and, in the lower 16 bits, from where in it; nowhere is nobody's
+	spare  []uint32 // numbers that are nobody's
+	index  []uint32 // open addressing: number+1, 0 is free; a power of two, at most 3/4 of them used
+	chunks []chunk
+	last   int // chunk to be written to
 }
+
+// chunk is memory that is written once. When little is left of it that is moved, and the collector takes it when nobody reads it any more.
+type chunk struct {
+	data []byte
+	dead int // bytes
+}
+
+const (
+	chunkSize = 1 << 16
+	nowhere   = ^uint32(0)
+)
 
 var seed = maphash.MakeSeed() // ids come from strangers
 
 // Len is how many containers there are.
-func (s *Store) Len() int { return len(s.items) - len(s.spare) }
+func (s *Store) Len() int { return len(s.places) - len(s.spare) }
 
 // Find gives the number of the container with an id.
 func (s *Store) Find(id string) (number uint32, ok bool) {
@@ -36,8 +50,8 @@ func (s *Store) Find(id string) (number uint32, ok bool) {
 
 // Get gives the container with a number, the zero Container where there is none.
 func (s *Store) Get(number uint32) (c Container) {
-	if int(number) < len(s.items) && s.items[number] != "" {
-		c = s.items[number].unpack()
+	if p := s.at(number); p != "" {
+		c = p.unpack()
 	}
 	return c
 }
@@ -54,8 +68,8 @@ func (s *Store) ByID(id string) (Container, bool) {
 // All gives all containers with their numbers. They must not be changed meanwhile.
 func (s *Store) All() iter.Seq2[uint32, Container] {
 	return func(yield func(uint32, Container) bool) {
-		for n, p := range s.items {
-			if p != "" && !yield(uint32(n), p.unpack()) {
+		for n := range uint32(len(s.places)) {
+			if p := s.at(n); p != "" && !yield(n, p.unpack()) {
 				return
 			}
 		}
@@ -64,37 +78,46 @@ func (s *Store) All() iter.Seq2[uint32, Container] {
 
 // nextPart gives the first container from number on that was not inspected, and the number to go on with.
 func (s *Store) nextPart(number uint32) (id string, next uint32, ok bool) {
-	for ; int(number) < len(s.items); number++ {
-		if p := s.items[number]; p != "" && !p.whole() {
+	for ; int(number) < len(s.places); number++ {
+		if p := s.at(number); p != "" && !p.whole() {
 			return p.unpack().ID, number + 1, true
 		}
 	}
 	return "", number, false
 }
 
+// is tells whether a container is kept exactly as c is.
+func (s *Store) is(number uint32, c Container) bool { return s.at(number) == pack(c) }
+
 // Put keeps a container in place of what was kept for its id.
 func (s *Store) Put(c Container) (number uint32) {
 	p := pack(c)
-	if (len(s.items)+1)*4 > len(s.index)*3 {
+	if (len(s.places)+1)*4 > len(s.index)*3 {
 		s.index = make([]uint32, max(16, 2*len(s.index)))
-		for n, p := range s.items {
-			if p != "" {
-				s.index[s.slot([]byte(p.id()))] = uint32(n) + 1
+		for n := range uint32(len(s.places)) {
+			if p := s.at(n); p != "" {
+				s.index[s.slot([]byte(p.id()))] = n + 1
 			}
 		}
 	}
-	at := s.slot([]byte(p.id()))
+	at, before, left := s.slot([]byte(p.id())), s.last, -1
 	switch {
 	case s.index[at] != 0:
 		number = s.index[at] - 1
+		if s.at(number) == p {
+			return number
+		}
+		left = s.drop(number)
 	case len(s.spare) > 0:
 		number = s.spare[len(s.spare)-1]
 		s.spare = s.spare[:len(s.spare)-1]
 	default:
-		number = uint32(len(s.items))
-		s.items = append(s.items, "")
+		number = uint32(len(s.places))
+		s.places = append(s.places, nowhere)
 	}
-	s.items[number], s.index[at] = p, number+1
+	s.places[number], s.index[at] = s.keep(p), number+1
+	s.tidy(left)
+	s.tidy(before)
 	return number
 }
 
@@ -104,14 +127,16 @@ func (s *Store) Delete(id string) (number uint32, ok bool) {
 		return 0, false
 	}
 	mask := len(s.index) - 1
-	hole := s.slot([]byte(s.items[number].id()))
-	s.items[number], s.index[hole] = "", 0
+	hole := s.slot([]byte(s.at(number).id()))
+	left := s.drop(number)
+	s.places[number], s.index[hole] = nowhere, 0
 	s.spare = append(s.spare, number)
 	for at := (hole + 1) & mask; s.index[at] != 0; at = (at + 1) & mask { // who was pushed on by it comes back
 		n := s.index[at]
 		s.index[at] = 0
-		s.index[s.slot([]byte(s.items[n-1].id()))] = n
+		s.index[s.slot([]byte(s.at(n-1).id()))] = n
 	}
+	s.tidy(left)
 	return number, true
 }
 
@@ -119,10 +144,72 @@ func (s *Store) Delete(id string) (number uint32, ok bool) {
 func (s *Store) slot(id []byte) int {
 	mask := len(s.index) - 1
 	for at := int(maphash.Bytes(seed, id)) & mask; ; at = (at + 1) & mask {
-		if n := s.index[at]; n == 0 || s.items[n-1].id() == string(id) {
+		if n := s.index[at]; n == 0 || s.at(n-1).id() == string(id) {
 			return at
 		}
 	}
+}
+
+// at is what is kept of the container with a number, "" where there is none.
+func (s *Store) at(number uint32) packed {
+	if int(number) >= len(s.places) || s.places[number] == nowhere {
+		return ""
+	}
+	place := s.places[number]
+	p, _ := piece(s.chunks[place/chunkSize].data[place%chunkSize:])
+	return p
+}
+
+// piece is what a chunk has next, and what follows. Nobody writes to it any more.
+func piece(data []byte) (p packed, rest []byte) {
+	size, head := binary.Uvarint(data)
+	data = data[head:]
+	return packed(unsafe.String(unsafe.SliceData(data), size)), data[size:]
+}
+
+// keep writes a piece, its size before it, to where there is room.
+func (s *Store) keep(p packed) (place uint32) {
+	need := binary.MaxVarintLen64 + len(p)
+	at := s.last
+	if at == len(s.chunks) || cap(s.chunks[at].data)-len(s.chunks[at].data) < need {
+		at = slices.IndexFunc(s.chunks, func(c chunk) bool { return c.data == nil })
+		if at < 0 {
+			at = len(s.chunks)
+			s.chunks = append(s.chunks, chunk{})
+		}
+		s.chunks[at] = chunk{data: make([]byte, 0, max(chunkSize, need))}
+		if need < chunkSize/4 { // else what is left of the other is still of use
+			s.last = at
+		}
+	}
+	c := &s.chunks[at]
+	place = uint32(at*chunkSize + len(c.data))
+	c.data = append(binary.AppendUvarint(c.data, uint64(len(p))), p...)
+	return place
+}
+
+// drop says that a container's piece is nobody's any more, and in which chunk that is.
+func (s *Store) drop(number uint32) (at int) {
+	at = int(s.places[number] / chunkSize)
+	s.chunks[at].dead += len(s.at(number))
+	return at
+}
+
+// tidy moves what is left out of a chunk that is mostly dead. What that costs was paid for by who died.
+func (s *Store) tidy(at int) {
+	if at < 0 || at >= len(s.chunks) || at == s.last || s.chunks[at].data == nil || s.chunks[at].dead*2 < len(s.chunks[at].data) {
+		return
+	}
+	data := s.chunks[at].data
+	for rest := data; len(rest) > 0; {
+		place := uint32(at*chunkSize + len(data) - len(rest))
+		var p packed
+		p, rest = piece(rest)
+		if n := s.index[s.slot([]byte(p.id()))]; n != 0 && s.places[n-1] == place {
+			s.places[n-1] = s.keep(p)
+		}
+	}
+	s.chunks[at] = chunk{}
 }
 
 // packed is a container in one string. Numbers and lengths are varints, addresses and texts have their length before them; an id of

@@ -75,6 +75,43 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// TestStoreTidies: what comes and goes leaves nothing behind, and what was read stays as it was.
+func TestStoreTidies(t *testing.T) {
+	t.Parallel()
+	var s Store
+	id := func(i int) string { return fmt.Sprintf("%064x", i) }
+	for i := range 1000 {
+		s.Put(Container{ID: id(i), Name: fmt.Sprint("stays-", i), Image: strings.Repeat("x", i)})
+	}
+	first, _ := s.ByID(id(7))
+	for i := range 100_000 {
+		s.Put(Container{ID: id(1000), Name: fmt.Sprint("comes-", i)})
+		s.Put(Container{ID: id(i % 1000), Name: fmt.Sprint("changes-", i), Image: strings.Repeat("y", i%1000)})
+		if i%10 == 0 {
+			s.Delete(id(1000))
+		}
+	}
+	size, live := 0, 0
+	for _, c := range s.chunks {
+		size += cap(c.data)
+	}
+	for n, c := range s.All() {
+		if live += len(s.at(n)); c.ID != id(1000) && !strings.HasPrefix(c.Name, "changes-") {
+			t.Errorf("%s is %s", c.ID, c.Name)
+		}
+	}
+	if size > 3*live+2*chunkSize || s.Len() < 1000 {
+		t.Errorf("%d containers of %d bytes take %d", s.Len(), live, size)
+	}
+	if first.Name != "stays-7" || first.Image != "xxxxxxx" {
+		t.Errorf("what was read became %+v", first)
+	}
+	s.Put(Container{ID: "long", Name: strings.Repeat("n", 3*chunkSize)})
+	if c, ok := s.ByID("long"); !ok || len(c.Name) != 3*chunkSize {
+		t.Errorf("a long one has a name of %d bytes", len(c.Name))
+	}
+}
+
 // TestEachElement: a list that comes in any pieces gives its elements, and what is no list, or not the whole of one, an error.
 func TestEachElement(t *testing.T) {
 	t.Parallel()

@@ -492,7 +492,7 @@ func (s *session) outcome(r looked) {
 	if s.filling[r.id] {
 		delete(s.filling, r.id)
 		if s.fillLeft == 0 && s.fillRest == nil {
-			s.fillRest = time.After(max(5*time.Millisecond, 10*r.took)) // there is no hurry, and the machine has other work
+			s.fillRest = time.After(max(20*time.Millisecond, 20*r.took)) // there is no hurry, and the machine has other work
 		}
 	}
 	if stale {
@@ -641,13 +641,9 @@ func (c Container) withDetails(from Container) Container {
 func (s *session) look(ctx context.Context, id string) looked {
 	lctx, cancel := context.WithTimeout(ctx, 3*s.pace.call) // the engine holds an inspect back while it starts the container
 	defer cancel()
-	in, err := s.conn.ContainerInspect(lctx, id)
+	c, live, err := s.conn.inspect(lctx, id)
 	if cerrdefs.IsNotFound(err) {
 		return looked{id: id}
-	}
-	c, live, ok := containerOf(in)
-	if err == nil && !ok {
-		err = errors.New("the answer is no container")
 	}
 	if err != nil {
 		if s.alive(ctx) != nil {
@@ -820,7 +816,7 @@ func (s *session) listed(b batch) {
 			if c.sharesWith != "" {
 				c.Endpoints, c.HostNetwork = before.Endpoints, before.HostNetwork
 			}
-			if s.seen.set(number); pack(c) == s.known.items[number] {
+			if s.seen.set(number); s.known.is(number, c) {
 				s.share(c, true)
 				continue
 			}
@@ -829,11 +825,10 @@ func (s *session) listed(b batch) {
 		u.Containers = s.withSharers(u.Containers, c)
 	}
 	if b.end {
-		for number, p := range s.known.items {
-			if p != "" && !s.seen.has(uint32(number)) {
-				id := s.known.Get(uint32(number)).ID
-				s.forget(id)
-				u.Gone = append(u.Gone, id)
+		for number, c := range s.known.All() {
+			if !s.seen.has(number) {
+				s.forget(c.ID)
+				u.Gone = append(u.Gone, c.ID)
 			}
 		}
 	}
