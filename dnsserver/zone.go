@@ -254,7 +254,9 @@ func (z *Zone) flush(t *table) *table {
 		}
 		t = z.put(t, names, first.apex, rrs(first), first.kind)
 	}
-	z.batch, z.text = z.batch[:0], z.text[:0]
+	if z.batch, z.text = z.batch[:0], z.text[:0]; cap(z.batch) > maxNames {
+		z.batch, z.text = nil, nil // changes are mostly small
+	}
 	return t
 }
 
