@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,10 @@ const (
 	relookEvery = 30 * time.Second // every source of hints can lose some
 	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to
 	downTimeout = 20 * time.Second // for taking everything back at the end
+
+	// Most of what is kept has no pointers, so that looking for garbage often costs little.
+	garbageAtStart, garbage = 50, 15          // percent of what is kept
+	calm                    = 5 * time.Second // without many new containers, and what loading them took is given back
 )
 
 // Agent is the desired and the seen state of this host, and the loop that makes them one.
@@ -69,6 +74,8 @@ type Agent struct {
 	passed    chan struct{}      // closed and renewed after every pass
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
 
+	shrink *time.Timer // nil where nobody runs for long
+
 	due atomic.Bool // a pass is due or under way; written under mu, read without
 
 	ineffective string // why the OS does not go by its entries of ours
@@ -95,6 +102,7 @@ type watched struct {
 	host       netip.Addr // of its API, when that is not a socket
 	networks   []engine.Network
 	containers *engine.Store
+	sized      int                         // how many there were when grow last did something
 	slot       int                         // its owners begin with
 	placed     place                       // what the directory has of its containers was claimed from here
 	moving     map[uint32]bool             // while that changes: numbers of containers whose claims are from the new place
@@ -223,6 +231,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		servers.Go(func() { failed <- a.serveControl(serving, status, true) })
 	}
 
+	debug.SetGCPercent(garbage)
+	a.shrink = time.AfterFunc(calm, platform.Shrink)
 	a.log.Info("serving names", "domains", cfg.Domains, "dns", a.server.Addr(), "resolver", a.method, "why", a.methodWhy)
 	a.mark(dirty{routes: true, names: true, resolver: true})
 	jobs.Go(func() { a.hints(routes.Watch, work, "routes", dirty{routes: true}) })
@@ -346,7 +356,21 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	}
 	d.routes = d.routes || u.Full
 	w.take(u)
+	a.grow(w)
 	a.markLocked(d)
+}
+
+// grow has the collector leave some megabytes of garbage lie about, however much is kept, and gives back what loading many containers
+// took. Most of what is kept has no pointers, so that looking for garbage often costs little.
+func (a *Agent) grow(w *watched) {
+	const some = 1 << 12
+	n := w.containers.Len()
+	if a.shrink == nil || n < some || n < w.sized*5/4 {
+		return
+	}
+	w.sized = n
+	a.shrink.Reset(calm)
+	debug.SetGCPercent(max(5, min(garbage, 100*some/n)))
 }
 
 // take keeps what an engine says, and what the containers were before.
@@ -688,6 +712,7 @@ func (a *Agent) passNames(all bool) {
 				a.publish(update)
 			}
 		}
+		many := len(w.changed) > 256
 		for number, before := range w.changed {
 			look(number, before)
 		}
@@ -698,6 +723,9 @@ func (a *Agent) passNames(all bool) {
 				}
 			}
 			w.placed, w.moving = at, nil
+		}
+		if len(w.changed) == 0 && many {
+			w.changed = map[uint32]engine.Container{} // a map never gets smaller
 		}
 	}
 	a.publish(update)
