@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"unicode"
@@ -24,6 +25,7 @@ type definition struct {
 	Program  string   `json:"program"`            // an absolute path
 	Sum      string   `json:"sha256"`             // of the program's bytes
 	Copied   bool     `json:"copied,omitempty"`   // by us, so that uninstall removes it
+	Driver   string   `json:"driver,omitempty"`   // sha256 of Wintun's DLL beside the program, where we copied that, too
 	Args     []string `json:"args"`               // what follows the program's name
 	Writable []string `json:"writable,omitempty"` // folders, sorted
 	Seal     string   `json:"seal"`               // sha256 of the record without it, and of the text that it stands in
@@ -76,16 +78,70 @@ func sumIs(file, want string) bool {
 	return err == nil && got == want
 }
 
-// copyProgram makes to a copy of from, at once or not at all.
-func copyProgram(from, to string) error {
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+// driver is Wintun's DLL. It is not ours to have inside, only to lie beside the program (its licence).
+const driver = "wintun.dll"
+
+// file is one that install copies; sum is that of its bytes.
+type file struct{ from, to, sum string }
+
+func (f file) intact() bool { return sumIs(f.to, f.sum) }
+
+// files are those that are copied where the program is source; none where it stays where it is.
+func (d definition) files(source string) (files []file) {
+	if !d.Copied {
+		return nil
+	}
+	if d.Driver != "" {
+		files = append(files, file{beside(source), beside(d.Program), d.Driver})
+	}
+	return append(files, file{source, d.Program, d.Sum}) // last: its folder goes with it
+}
+
+func beside(program string) string { return filepath.Join(filepath.Dir(program), driver) }
+
+// inherit completes d by what was installed before, nil for nothing: its copies stay ours, also for a program that installs
+// itself anew. Wintun's DLL is that beside source, else that of before; one that somebody has put there stays that somebody's.
+func (d *definition) inherit(was *definition, source string) error {
+	again := was != nil && was.Copied && was.Program == d.Program
+	if again && !d.Copied && sumIs(d.Program, was.Sum) {
+		d.Copied = true
+	}
+	if runtime.GOOS != "windows" || !d.Copied {
+		return nil
+	}
+	ours := again && was.Driver != "" && sumIs(beside(d.Program), was.Driver)
+	if ours {
+		d.Driver = was.Driver
+	} else if _, err := os.Lstat(beside(d.Program)); err == nil {
+		return nil
+	}
+	got, err := sum(beside(source))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = signed(beside(source))
+	}
+	if err != nil {
+		return fmt.Errorf("%s would become a part of the service: %w; hint: take the one of https://www.wintun.net, or take it away from there", beside(source), err)
+	}
+	d.Driver = got
+	return nil
+}
+
+// copyFile makes f.to a copy of f.from, at once or not at all.
+func copyFile(f file) error {
+	if err := os.MkdirAll(filepath.Dir(f.to), 0o755); err != nil {
 		return err
 	}
-	b, err := os.ReadFile(from)
+	b, err := os.ReadFile(f.from)
 	if err != nil {
 		return err
 	}
-	return replaceFile(to, b, 0o755)
+	if got := sha256.Sum256(b); hex.EncodeToString(got[:]) != f.sum {
+		return fmt.Errorf("%s has changed meanwhile", f.from)
+	}
+	return replaceFile(f.to, b, 0o755)
 }
 
 // replaceFile writes beside, syncs and renames, so that nobody ever sees half a file, whatever the umask is.

@@ -95,6 +95,9 @@ func Install(o Options) (r Result, err error) {
 	if err != nil {
 		return r, err
 	}
+	if err := d.inherit(was, source); err != nil {
+		return r, err
+	}
 	up, err := running()
 	if err != nil {
 		return r, err
@@ -106,11 +109,11 @@ func Install(o Options) (r Result, err error) {
 		}
 	}
 	same := was != nil && was.equal(d)
-	if intact := !d.Copied || sumIs(d.Program, d.Sum); !same || !intact {
-		if d.Copied && !intact {
-			if was == nil || was.Program != d.Program || !sumIs(d.Program, was.Sum) {
-				if _, err := os.Lstat(d.Program); err == nil {
-					return r, fmt.Errorf("%s is in the way: %w", d.Program, ErrForeign)
+	if stale := slices.DeleteFunc(d.files(source), file.intact); !same || len(stale) > 0 {
+		for _, f := range stale {
+			if was == nil || !slices.ContainsFunc(was.files(""), func(w file) bool { return w.to == f.to && w.intact() }) {
+				if _, err := os.Lstat(f.to); err == nil {
+					return r, fmt.Errorf("%s is in the way: %w", f.to, ErrForeign)
 				}
 			}
 		}
@@ -121,11 +124,11 @@ func Install(o Options) (r Result, err error) {
 			up = false
 			r.did("stopped the service of before")
 		}
-		if d.Copied && !intact {
-			if err := copyProgram(source, d.Program); err != nil {
+		for _, f := range stale {
+			if err := copyFile(f); err != nil {
 				return r, err
 			}
-			r.did("copied %s to %s, where only root can change it", source, d.Program)
+			r.did("copied %s to %s, where only root can change it", f.from, f.to)
 		}
 	}
 	if !same || !boot {
@@ -134,7 +137,7 @@ func Install(o Options) (r Result, err error) {
 		}
 		r.did("wrote %s", place)
 	}
-	if was != nil && was.Copied && was.Program != d.Program {
+	if was != nil && was.Program != d.Program {
 		r.drop(*was)
 	}
 	if !up {
@@ -159,12 +162,13 @@ func Uninstall() (r Result, err error) {
 		r.State, _ = Look()
 		return r, err
 	}
-	if err := remove(); err != nil {
+	if err = remove(); err != nil && !lingers(err) {
 		return r, err
 	}
 	r.did("removed %s", place)
-	if was.Copied {
-		r.drop(*was)
+	r.drop(*was)
+	if err != nil {
+		return r, err
 	}
 	if r.State, err = Look(); err == nil && r.Installed {
 		err = fmt.Errorf("%s is still there", place)
@@ -172,22 +176,24 @@ func Uninstall() (r Result, err error) {
 	return r, err
 }
 
-// drop removes a program that an install copied, unless somebody has changed it since.
+// drop removes what an install copied, but for what somebody has changed since.
 func (r *Result) drop(d definition) {
-	if !sumIs(d.Program, d.Sum) {
-		if _, err := os.Lstat(d.Program); err == nil {
-			r.Left = append(r.Left, d.Program+": it is not the one that install copied")
+	for _, f := range d.files("") {
+		if !f.intact() {
+			if _, err := os.Lstat(f.to); err == nil {
+				r.Left = append(r.Left, f.to+": it is not the one that install copied")
+			}
+			continue
 		}
-		return
-	}
-	later, err := removeProgram(d.Program)
-	switch {
-	case err != nil:
-		r.Left = append(r.Left, err.Error())
-	case later != "":
-		r.Left = append(r.Left, d.Program+": "+later)
-	default:
-		r.did("removed %s", d.Program)
+		later, err := removeProgram(f.to)
+		switch {
+		case err != nil:
+			r.Left = append(r.Left, err.Error())
+		case later != "":
+			r.Left = append(r.Left, f.to+": "+later)
+		default:
+			r.did("removed %s", f.to)
+		}
 	}
 }
 
@@ -223,7 +229,7 @@ func control(do func() error) error {
 }
 
 func (d definition) equal(e definition) bool {
-	return d.Program == e.Program && d.Sum == e.Sum && d.Copied == e.Copied && slices.Equal(d.Args, e.Args) && slices.Equal(d.Writable, e.Writable)
+	return d.Program == e.Program && d.Sum == e.Sum && d.Copied == e.Copied && d.Driver == e.Driver && slices.Equal(d.Args, e.Args) && slices.Equal(d.Writable, e.Writable)
 }
 
 // Exit is what a process that would end with code ends with. launchd starts a service again after every code but 0, so there it is
@@ -270,7 +276,6 @@ func Run(body func(context.Context) error) error {
 		})
 		return body(ctx)
 	}
-	go arm() // not waited for: the manager may be locked while this host starts
 	// Windows' service manager speaks to a handler instead of sending signals.
 	s, err := service.New(&program{body: body, done: make(chan error, 1)}, &service.Config{Name: serviceName})
 	if err != nil {
@@ -312,6 +317,7 @@ func (p *program) Start(s service.Service) error {
 	case <-time.After(20 * time.Second): // of 30
 		Ready()
 	}
+	go arm()
 	return nil
 }
 

@@ -58,6 +58,31 @@ func onlyRootWrites(path string) bool {
 	return false
 }
 
+// signed tells whether Windows trusts who has signed a program or DLL, and nobody has changed it since.
+func signed(path string) error {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return err
+	}
+	about := windows.WinTrustFileInfo{Size: uint32(unsafe.Sizeof(windows.WinTrustFileInfo{})), FilePath: name}
+	data := windows.WinTrustData{
+		Size: uint32(unsafe.Sizeof(windows.WinTrustData{})), UIChoice: windows.WTD_UI_NONE,
+		RevocationChecks: windows.WTD_REVOKE_NONE, // this host may have no way to who would know
+		UnionChoice:      windows.WTD_CHOICE_FILE, FileOrCatalogOrBlobOrSgnrOrCert: unsafe.Pointer(&about),
+		StateAction: windows.WTD_STATEACTION_VERIFY,
+	}
+	err = windows.WinVerifyTrustEx(windows.InvalidHWND, &windows.WINTRUST_ACTION_GENERIC_VERIFY_V2, &data)
+	data.StateAction = windows.WTD_STATEACTION_CLOSE
+	_ = windows.WinVerifyTrustEx(windows.InvalidHWND, &windows.WINTRUST_ACTION_GENERIC_VERIFY_V2, &data)
+	if err != nil {
+		return fmt.Errorf("Windows does not trust its signature: %w", err)
+	}
+	return nil
+}
+
+// lingers tells whether remove has done its part, and the rest comes when other programs let go.
+func lingers(err error) bool { return errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) }
+
 // removeProgram removes a copy, and its folder if that is empty now. Windows keeps a program that runs until it starts again.
 func removeProgram(path string) (later string, err error) {
 	if self, err := os.Executable(); err == nil && strings.EqualFold(self, path) {
@@ -117,7 +142,7 @@ func with(do func(*mgr.Service) error) error {
 // explain says for people what keeps a service that was deleted; errors.Is still finds the code.
 func explain(err error) error {
 	if errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) {
-		return fmt.Errorf("it is deleted, but goes only when no program looks at it any more: close Services, Task Manager and Event Viewer, or restart Windows, then try again: %w", err)
+		return fmt.Errorf("%w: the service is deleted, but goes only when no program looks at it any more; hint: close Services, Task Manager and Event Viewer, or restart Windows, then try again", err)
 	}
 	return err
 }
@@ -148,22 +173,32 @@ func installed() (d *definition, err error) {
 }
 
 func running() (up bool, err error) {
-	err = with(func(s *mgr.Service) error {
-		st, err := s.Query()
-		up = st.State != svc.Stopped
-		return err
-	})
+	now, err := state()
 	if errors.Is(err, ErrNotInstalled) {
 		return false, nil
 	}
-	return up, err
+	return err == nil && now != svc.Stopped, err
+}
+
+func state() (now svc.State, err error) {
+	err = with(func(s *mgr.Service) error {
+		st, err := s.Query()
+		now = st.State
+		return err
+	})
+	return now, err
 }
 
 func atBoot() (auto bool, err error) {
 	err = with(func(s *mgr.Service) error {
 		c, err := s.Config()
+		if err != nil {
+			return err
+		}
 		auto = c.StartType == mgr.StartAutomatic
-		return err
+		// A change of nothing: one that was deleted, and only waits for who holds it, cannot be changed any more.
+		const same = windows.SERVICE_NO_CHANGE
+		return windows.ChangeServiceConfig(s.Handle, same, same, same, nil, nil, nil, nil, nil, nil, nil)
 	})
 	return auto, err
 }
@@ -218,8 +253,11 @@ func write(d definition, again bool) error {
 }
 
 // arm gives this service, where a package has made it, what packages cannot say: recovery actions and a delayed start. What
-// somebody has set stays.
+// somebody has set stays. It begins when the manager knows that the service runs: until then that may be locked.
 func arm() {
+	if !until(time.Minute, func() bool { now, err := state(); return err != nil || now == svc.Running }) {
+		return
+	}
 	if k, err := registry.OpenKey(registry.LOCAL_MACHINE, serviceKey+`\Parameters`, registry.QUERY_VALUE); err == nil {
 		defer k.Close()
 		if _, _, err := k.GetStringValue(recordValue); err == nil {
@@ -252,7 +290,7 @@ func remove() error {
 	// It goes when the last handle does; to install before that is refused (ERROR_SERVICE_MARKED_FOR_DELETE).
 	gone := func() bool { return errors.Is(with(func(*mgr.Service) error { return nil }), ErrNotInstalled) }
 	if !until(10*time.Second, gone) {
-		return errors.New("another program holds the service open; close the Services window")
+		return explain(windows.ERROR_SERVICE_MARKED_FOR_DELETE)
 	}
 	return nil
 }

@@ -226,7 +226,7 @@ func printDone(w io.Writer, r installer.Result) {
 func explainService(err error) error {
 	p := &agent.Problem{Code: agent.ExitFailed, Err: err}
 	switch {
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, os.ErrPermission), strings.Contains(err.Error(), "; hint: "): // it says what to do
 		return err
 	case errors.Is(err, installer.ErrNoManager):
 		p.Hint = "let this host's own init run: fairlead run"

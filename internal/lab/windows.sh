@@ -19,6 +19,7 @@ trap clean EXIT
 trap 'exit 1' INT TERM
 
 bash "$winelab" setup > "$tmp/setup" 2>&1 || { cat "$tmp/setup"; exit 1; }
+internal/lab/prepare.sh osslsigncode openssl
 ip netns add $ns
 ip -n $ns link set dev lo up
 ip -n $ns link add name near type veth peer name peer
@@ -33,8 +34,13 @@ rows > "$tmp/before"
 ip -n $ns monitor route > "$tmp/monitor" &
 monitor=$!
 
+# A DLL with a signature: one of Wine's, by a certificate for the purpose. Wine asks nobody who that is.
+bash "$winelab" start > "$tmp/start" 2>&1 || { cat "$tmp/start"; exit 1; } # with who restarts services
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=fairlead test' -addext extendedKeyUsage=codeSigning -keyout "$tmp/key" -out "$tmp/cert" 2> /dev/null
+osslsigncode sign -certs "$tmp/cert" -key "$tmp/key" -h sha256 -in "$(bash "$winelab" path 'C:\windows\system32\version.dll')" -out "$tmp/signed.dll" > /dev/null
+
 status=0
-FAIRLEAD_TEST_SYSTEM=windows GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
+FAIRLEAD_TEST_SIGNED="Z:${tmp//\//\\}\\signed.dll" FAIRLEAD_TEST_SYSTEM=windows GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
 	go test -count=1 -exec "bash $winelab run" ./routes ./resolver ./installer || status=$?
 FAIRLEAD_TEST_ADAPTER=near GOOS=windows GOARCH=amd64 CGO_ENABLED=0 \
 	go test -count=1 -run ConfigureAnAdapter -exec "bash $winelab run" ./platform/tunnel || status=$?
@@ -48,7 +54,7 @@ for row in '198.18.0.0/16 via 192.0.2.2 dev near .*metric 208' '198.18.0.0/16 de
 	grep -q "^Deleted $row" "$tmp/monitor" || fail "Linux has not seen it deleted: $row"
 done
 bash "$winelab" log > "$tmp/log"
-for call in 'nrpt local {f1ea1ead-.* name .17.172.in-addr.arpa,.docker servers 127.0.0.153' 'nrpt policy {f1ea1ead-.* name .docker' RefreshPolicyEx DnsFlushResolverCache; do
+for call in 'nrpt local {f1ea1ead-.* name .17.172.in-addr.arpa,.docker servers 127.0.0.153' 'nrpt policy {f1ea1ead-.* name .docker' RefreshPolicyEx DnsFlushResolverCache 'at work'; do
 	grep -q "$call" "$tmp/log" || fail "Windows has never been told: $call"
 done
 exit $status

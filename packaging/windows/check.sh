@@ -78,6 +78,20 @@ runs installed
 cmp "$dir/fairlead.exe" "$drive/Program Files/Fairlead/fairlead.exe"
 wine run reg query 'HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Environment' /v PATH | grep -q 'Program Files\\Fairlead' || fail "it is not in PATH"
 wine log | grep -q 'FAILURE_ACTIONS.*type 1' || fail "nothing restarts the service when it fails"
+agent() { # its process, which is Linux's, too
+	for process in /proc/[0-9]*; do
+		! grep -qzx "WINEPREFIX=$work/prefix" "$process/environ" 2> /dev/null || ! tr '\0' ' ' < "$process/cmdline" | grep -q '\\fairlead\.exe run' || echo "${process#/proc/}"
+	done
+}
+killed=$(agent)
+kill -KILL "$killed" || fail "there is not one agent, but: $killed"
+for _ in $(seq 100); do
+	now=$(agent)
+	[ -z "$now" ] || [ "$now" = "$killed" ] || break
+	sleep 0.2
+done
+[ -n "$now" ] && [ "$now" != "$killed" ] || fail "it was killed, and is not restarted"
+runs "after a kill"
 msiexec /i "$(path "$work/new.msi")" || { cat "$work/log"; fail "it is not upgraded"; }
 runs upgraded
 [ "$(wine run reg query 'HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Uninstall' /s | grep -c 'DisplayName.*Fairlead')" = 1 ] || fail "an upgrade leaves two products"
