@@ -31,7 +31,7 @@ func (s pilotState) shuts(n Subnet) (why, hint string) {
 			return oneLine(c.Error), c.Hint
 		}
 	}
-	if !slices.ContainsFunc(s.asked.Sources, func(a netip.Addr) bool { return a.Is4() == n.Prefix.Addr().Is4() }) {
+	if len(s.asked.Sources) > 0 && !slices.ContainsFunc(s.asked.Sources, func(a netip.Addr) bool { return a.Is4() == n.Prefix.Addr().Is4() }) {
 		return "the VM was not asked yet to let this IP version through", ""
 	}
 	if s.report.Backend != "inject" {
