@@ -75,7 +75,7 @@ if command -v dpkg-deb > /dev/null; then
 		root dist/bin/linux-$arch/fairlead /usr
 		cp -R "$work/root" "$work/deb-$arch"
 		mkdir "$work/deb-$arch/DEBIAN"
-		case $version in [0-9]*) upstream=$version ;; *) upstream=0~$version ;; esac
+		case $version in [0-9]*.*) upstream=$version ;; *) upstream=0~$version ;; esac
 		sed "s|@VERSION@|$upstream|; s|@ARCH@|$arch|; s|@SIZE@|$(du -sk "$work/root" | cut -f1)|" packaging/linux/control > "$work/deb-$arch/DEBIAN/control"
 		install -m 755 packaging/linux/postinst packaging/linux/prerm "$work/deb-$arch/DEBIAN"
 		dpkg-deb --root-owner-group -Zxz --build "$work/deb-$arch" "$deb" > /dev/null
@@ -92,7 +92,7 @@ if command -v rpmbuild > /dev/null; then
 	for arch in amd64 arm64; do
 		rpm=dist/fairlead-$tag-linux-$arch.rpm
 		root dist/bin/linux-$arch/fairlead /usr
-		case $version in [0-9]*) upstream=${version//-/+} ;; *) upstream=0~${version//-/+} ;; esac
+		case $version in [0-9]*.*) upstream=${version//-/+} ;; *) upstream=0~${version//-/+} ;; esac
 		cp packaging/linux/postinst packaging/linux/prerm "$work/"
 		sed "s|@VERSION@|$upstream|; s|@ROOT@|$work/root|; s|@SCRIPTS@|$work|" packaging/linux/fairlead.spec > "$work/fairlead.spec"
 		target=${arch/amd64/x86_64}

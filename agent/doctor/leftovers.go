@@ -133,7 +133,7 @@ func leftovers(t traces) (out []Leftover) {
 
 // rivals are processes that route to containers, or answer their names.
 var rivals = map[string]struct{ why, hint string }{
-	"docker-mac-net-connect": {"it routes to Docker Desktop's containers itself, through a tunnel of its own; the later of two routes is refused", "sudo brew services stop docker-mac-net-connect"},
+	"docker-mac-net-connect": {"it routes to Docker Desktop's containers itself, through a tunnel of its own; fairlead leaves that to it, and takes over when it is stopped", "sudo brew services stop docker-mac-net-connect"},
 	"docker-connector":       {"mac-docker-connector routes to Docker Desktop's containers itself; the later of two routes is refused", "sudo brew services stop docker-connector"},
 	"dnsdock":                {"it answers names of containers, perhaps the same as ours", "sudo killall dnsdock"},
 	"docker-spy":             {"it answers names of containers, perhaps the same as ours", "sudo killall docker-spy"},
