@@ -233,6 +233,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 
 	debug.SetGCPercent(garbage)
 	a.shrink = time.AfterFunc(calm, platform.Shrink)
+	if err := engine.Carries(); err != nil {
+		a.log.Warn("engines in VMs are not reached", "err", err, "hint", Explain(err).Hint)
+	}
 	a.log.Info("serving names", "domains", cfg.Domains, "dns", a.server.Addr(), "resolver", a.method, "why", a.methodWhy)
 	a.mark(dirty{routes: true, names: true, resolver: true})
 	jobs.Go(func() { a.hints(routes.Watch, work, "routes", dirty{routes: true}) })

@@ -125,7 +125,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			p, err = a.startPilot(ctx, w, pilot{kind: kind, beside: beside}, around.taken(), tries)
 			tries++
 			if err == nil {
-				tries, pause = 0, pilotBackoffMin
+				tries = 0
 			} else if ctx.Err() == nil {
 				around = around.failed(err)
 			}
@@ -137,7 +137,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			asked = time.Now()
 			var r tunnel.Report
 			if r, err = a.admit(ctx, w, p.lease, want, around); err == nil {
-				p.admitted = want
+				p.admitted, pause = want, pilotBackoffMin
 				p, around = a.avoid(w, p, around, r)
 			}
 		}
@@ -169,7 +169,16 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			p, around = a.avoid(w, p, around, r)
 		case <-done:
 			// Without a tunnel the names stay for now: a new pilot is a moment away, or the engine is lost as a whole.
-			a.log.Warn("pilot lost", "engine", w.cfg.Name, "err", p.lease.Err())
+			err := p.lease.Err()
+			a.log.Warn("pilot lost", "engine", w.cfg.Name, "err", err)
+			if p.admitted.Sources == nil { // it was of no use, and the next one may be of none either
+				a.reported(w, pilotState{err: fmt.Errorf("the pilot's stream ended: %w", err)})
+				select {
+				case <-ctx.Done():
+				case <-time.After(pause):
+				}
+				pause = min(2*pause, pilotBackoffMax)
+			}
 			p.close()
 			p, around = pilot{}, detour{}
 			a.tunnelled(w, nil, netip.Addr{})

@@ -45,7 +45,7 @@ func Explain(err error) *Problem {
 	if errors.As(err, &p) {
 		return p
 	}
-	p = &Problem{Code: ExitFailed, Err: err, Hint: "fairlead status tells more; fairlead run --log-level debug tells all"}
+	p = &Problem{Code: ExitFailed, Err: err, Hint: tellsMore}
 	if what, hint, ok := strings.Cut(err.Error(), "; hint: "); ok { // the resolver's own words
 		p.Err, p.Hint = errors.New(what), hint
 		return p
@@ -99,6 +99,9 @@ func explainListen(err error, listen netip.AddrPort) error {
 	}
 	return &Problem{Code: ExitFailed, Err: err, Hint: "end it, or choose another address of this host, as with: --dns-listen 127.0.0.154:53"}
 }
+
+// tellsMore is the hint where no better one is known.
+const tellsMore = "fairlead status tells more; fairlead run --log-level debug tells all"
 
 // aboutTLS tells whether one side spoke TLS and the other did not, or not with certificates that both take.
 func aboutTLS(err error) bool {

@@ -145,7 +145,10 @@ func (a *Agent) status() Status {
 			e.Pilot = &PilotStatus{Report: w.pilot.report, Error: w.pilot.report.Error}
 			e.Pilot.Open = w.pilot.open
 			if w.pilot.err != nil {
-				e.Pilot.Error = oneLine(w.pilot.err.Error())
+				p := Explain(w.pilot.err)
+				if e.Pilot.Error = p.Error(); p.Hint != tellsMore {
+					e.Pilot.Hint = p.Hint
+				}
 			}
 		}
 		if w.tunnel != nil {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 )
 
 // The pilot's binaries, pilot/linux-ARCH.gz, are put here by `make pilot`.
@@ -20,6 +21,14 @@ var pilots embed.FS
 
 // ErrNoPilot: this fairlead was built without the pilot's binaries.
 var ErrNoPilot = errors.New("this build of fairlead carries no pilot")
+
+// Carries is ErrNoPilot where this fairlead has no pilot for any engine: it was built by go build, not by make.
+func Carries() error {
+	if packed, _ := fs.Glob(pilots, "pilot/*.gz"); len(packed) == 0 {
+		return ErrNoPilot
+	}
+	return nil
+}
 
 const pilotRepository = "localhost/fairlead-pilot"
 

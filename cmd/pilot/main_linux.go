@@ -24,9 +24,6 @@ import (
 	"github.com/fairlead-dev/fairlead/platform/tunnel"
 )
 
-// version is set by the build: -ldflags "-X main.version=1.2.3".
-var version = "dev"
-
 func main() {
 	// The host may be gone before we are: writing to it must not kill us with the rules still in place.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
@@ -104,7 +101,7 @@ func admit(a tunnel.Admission) tunnel.Report {
 }
 
 func report(s firewall.State, err error) tunnel.Report {
-	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Version: version, Addrs: s.Addrs}
+	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Addrs: s.Addrs}
 	for _, c := range s.Closed {
 		r.Closed = append(r.Closed, tunnel.Closed{IPv6: c.IPv6, Error: c.Err.Error(), Hint: c.Hint})
 	}

@@ -31,11 +31,16 @@ if [ "$1" = 29 ]; then
 			# This firewall leaves it to others to let the machine forward, and starts on no machine that does not.
 			echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding && exec '$dir/dockerd' --firewall-backend=nftables "\$@"
 		END
+		cat >"$dir/nft" <<-END
+			#!/bin/sh
+			# That of Debian 12 breaks down at the sight of this engine's tables.
+			exec unshare --mount sh -c 'mount --bind "\$0/../engine-28/usr" /usr && exec /usr/sbin/nft "\$@"' '$dir' "\$@"
+		END
 		cat >"$dir/dockerd.new" <<-END
 			#!/bin/sh
 			PATH="$dir/bin:\$PATH" exec unshare --mount sh -c 'mount --bind "\$0/../engine-28/usr" /usr && exec "\$0/bin/dockerd" "\$@"' '$dir' "\$@"
 		END
-		chmod +x "$dir/dockerd-nftables" "$dir/dockerd.new"
+		chmod +x "$dir/dockerd-nftables" "$dir/nft" "$dir/dockerd.new"
 		mv "$dir/dockerd.new" "$dir/dockerd"
 	fi
 fi

@@ -407,6 +407,11 @@ func (vm *VM) Firewall(ctx context.Context) (string, error) {
 		if _, err := exec.LookPath(args[0]); err != nil && strings.Contains(args[0], "legacy") {
 			continue
 		}
+		if beside := filepath.Join(filepath.Dir(vm.opts.Dockerd), args[0]); filepath.IsAbs(beside) {
+			if _, err := os.Stat(beside); err == nil {
+				args[0] = beside // an engine's own, as an older one may fail to read what it writes
+			}
+		}
 		out, err := vm.Run(ctx, args[0], args[1:]...)
 		if err != nil {
 			return "", err

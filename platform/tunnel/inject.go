@@ -124,7 +124,7 @@ func (p *prover) admits(to netip.Addr) bool {
 // report admits and tells what is reached: it is open once a container has answered. Of was, the firewall's report, the
 // pilot's version and rules are kept.
 func (p *prover) report(a Admission, was Report, done <-chan struct{}) Report {
-	r := Report{Backend: "inject", Changed: was.Changed, Rules: was.Rules, Version: was.Version}
+	r := Report{Backend: "inject", Changed: was.Changed, Rules: was.Rules}
 	nets := slices.Clone(a.Subnets)
 	if len(a.Sources) == 0 {
 		nets = nil

@@ -178,8 +178,8 @@ func testProver(t *testing.T) {
 		{"not admitted", Admission{Sources: someLink.Host, Subnets: nets, Probe: addrs("172.31.0.2")}, false, false, true, nil},
 		{"taken back", Admission{Subnets: nets, Probe: alive}, false, false, false, nil},
 	} {
-		r := p.report(c.a, Report{Version: "1"}, nil)
-		if r.Backend != "inject" || r.Version != "1" || r.Open != c.open || (r.Error != "") != c.error || (r.Hint != "") != c.hint || !slices.Equal(r.Silent, c.silent) {
+		r := p.report(c.a, Report{Rules: []string{"1"}}, nil)
+		if r.Backend != "inject" || !slices.Equal(r.Rules, []string{"1"}) || r.Open != c.open || (r.Error != "") != c.error || (r.Hint != "") != c.hint || !slices.Equal(r.Silent, c.silent) {
 			t.Errorf("%s: %+v", c.name, r)
 		}
 	}

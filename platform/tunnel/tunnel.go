@@ -35,7 +35,6 @@ type Report struct {
 	Rules   []string `json:"rules,omitempty"` // ours, as nft would print them
 	Error   string   `json:"error,omitempty"`
 	Hint    string   `json:"hint,omitempty"` // what to do about it, for people
-	Version string   `json:"version"`        // the pilot's
 	// Silent are those of Admission.Probe that were asked and gave no answer, with the backend "inject": what else is in
 	// their subnets is not reached either, as in an internal network.
 	Silent []netip.Addr `json:"silent,omitempty"`
@@ -116,6 +115,7 @@ type (
 	}
 	answer struct {
 		ID     uint64  `json:"id"`
+		Of     string  `json:"of"` // the sender's sources
 		Report Report  `json:"report"`
 		Linked *linked `json:"linked,omitempty"`
 	}
@@ -148,11 +148,15 @@ func answerFrame(a answer) (frame, error) {
 	if n := len(a.Report.Rules); n > most {
 		a.Report.Rules = append(a.Report.Rules[:most:most], fmt.Sprintf("and %d more", n-most))
 	}
+	a.Of = sourcesSum()
 	return jsonFrame(kindAnswer, a)
 }
 
 func parseAnswer(f frame) (a answer, err error) {
-	return a, parseJSON(f, kindAnswer, &a)
+	if err = parseJSON(f, kindAnswer, &a); err == nil && a.Of != sourcesSum() {
+		err = ErrStale
+	}
+	return a, err
 }
 
 func jsonFrame(k kind, v any) (frame, error) {

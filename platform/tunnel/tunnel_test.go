@@ -154,6 +154,35 @@ func TestThePilotsEndIsSeen(t *testing.T) {
 	})
 }
 
+// A pilot that was built from other sources is not taken at its word.
+func TestAStalePilotIsNamed(t *testing.T) {
+	stale := func(id uint64) []byte {
+		f, err := jsonFrame(kindAnswer, map[string]any{"id": id, "of": "0123456789ab", "report": Report{Open: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return appendFrame(nil, f)
+	}
+	if r, err := ReadReport(bytes.NewReader(stale(0))); !errors.Is(err, ErrStale) {
+		t.Errorf("ReadReport = %+v, %v", r, err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		host, vm := net.Pipe()
+		lease := Lead(t.Context(), host)
+		go func() {
+			(&frameReader{Reader: vm}).next()
+			vm.Write(stale(1))
+			io.Copy(io.Discard, vm)
+		}()
+		if r, err := lease.Admit(t.Context(), admission); !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "; hint: build both anew") {
+			t.Errorf("Admit = %+v, %v", r, err)
+		}
+		if !errors.Is(lease.Err(), ErrStale) {
+			t.Errorf("the lease ended with %v", lease.Err())
+		}
+	})
+}
+
 func TestALateAnswerIsNotTakenForTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hurry := make(chan struct{})

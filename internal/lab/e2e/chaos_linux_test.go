@@ -35,6 +35,7 @@ func BenchmarkChaos(b *testing.B) {
 		b.Run(reachName(sealed), func(b *testing.B) {
 			took := chaos(b, sealed, b.N)
 			for _, victim := range slices.Sorted(maps.Keys(took)) {
+				b.ReportMetric(float64(len(took[victim])), victim+"-deaths")
 				b.ReportMetric(percentile(took[victim], 50), victim+"-p50-ms")
 				b.ReportMetric(percentile(took[victim], 90), victim+"-p90-ms")
 				b.ReportMetric(percentile(took[victim], 100), victim+"-max-ms")
@@ -81,22 +82,28 @@ func chaos(t testing.TB, sealed bool, n int) map[string][]time.Duration {
 	run()
 
 	r := h.start("--resolver", "resolv.conf")
-	kill := map[string]func() error{
-		"pilot": func() error { // there may be none at the moment
-			_, err := vm.Run(context.Background(), "pkill", "-KILL", "-x", "pilot")
-			if err != nil && strings.Contains(err.Error(), "exit status 1") {
-				t.Log("no pilot to kill")
-				return nil
-			}
-			return err
+	// Each returns when its victim died, and once that was started again where nobody else would.
+	kill := map[string]func() time.Time{
+		"pilot": func() (died time.Time) {
+			h.eventually("there is a pilot to kill", func() error {
+				died = time.Now()
+				_, err := vm.Run(context.Background(), "pkill", "-KILL", "-x", "pilot")
+				return err
+			})
+			return died
 		},
-		"agent": func() error {
+		"agent": func() time.Time {
+			died := time.Now()
 			r.signal(syscall.SIGKILL)
 			r = h.start("--resolver", "resolv.conf")
-			return nil
+			return died
 		},
-		"dockerd": func() error {
-			return errors.Join(vm.KillDockerd(context.Background()), vm.StartDockerd(context.Background()))
+		"dockerd": func() time.Time {
+			died := time.Now()
+			if err := errors.Join(vm.KillDockerd(context.Background()), vm.StartDockerd(context.Background())); err != nil {
+				t.Fatal(err)
+			}
+			return died
 		},
 	}
 	took := map[string][]time.Duration{}
@@ -114,27 +121,21 @@ func chaos(t testing.TB, sealed bool, n int) map[string][]time.Duration {
 	for i := 0; i < n; i++ {
 		time.Sleep(time.Duration(rnd.IntN(1000)) * time.Millisecond) // the moment is what is tried, not awaited
 		victim := victims[rnd.IntN(len(victims))]
-		begin := time.Now()
-		if err := kill[victim](); err != nil {
-			t.Fatal(err)
-		}
+		died := kill[victim]()
 		if i+1 < n && rnd.IntN(3) == 0 { // another one dies before all is well again
 			i++
 			time.Sleep(time.Duration(rnd.IntN(500)) * time.Millisecond)
 			first := victim
 			victim = victims[rnd.IntN(len(victims))]
-			begin = time.Now()
-			if err := kill[victim](); err != nil {
-				t.Fatal(err)
-			}
+			died = kill[victim]()
 			recovered(first + " and " + victim)
-			took["two"] = append(took["two"], time.Since(begin))
-			t.Logf("%s and %s: %v", first, victim, time.Since(begin).Round(time.Millisecond))
+			took["two"] = append(took["two"], time.Since(died))
+			t.Logf("%s and %s: %v", first, victim, time.Since(died).Round(time.Millisecond))
 			continue
 		}
 		recovered(victim)
-		took[victim] = append(took[victim], time.Since(begin))
-		t.Logf("%s: %v", victim, time.Since(begin).Round(time.Millisecond))
+		took[victim] = append(took[victim], time.Since(died))
+		t.Logf("%s: %v", victim, time.Since(died).Round(time.Millisecond))
 	}
 
 	r.signal(syscall.SIGTERM)

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -134,23 +136,23 @@ func TestVMChanges(t *testing.T) {
 				}
 			}
 
-			survives := func(name string, change func(t *testing.T)) {
+			survives := func(name string, change func(t *testing.T, conn net.Conn)) {
 				t.Run(name, func(t *testing.T) {
 					conn := h.in(t).hold(addr())
-					change(t)
+					change(t, conn)
 					h.in(t).serves("web")
 					if err := echoed(conn, noise(100)); err != nil {
 						t.Errorf("a connection did not survive: %v", err)
 					}
 				})
 			}
-			survives("the engine restarts", func(t *testing.T) { do(vm.StopDockerd(ctx), vm.StartDockerd(ctx)) })
+			survives("the engine restarts", func(*testing.T, net.Conn) { do(vm.StopDockerd(ctx), vm.StartDockerd(ctx)) })
 			if sealed {
-				survives("the engine is killed", func(t *testing.T) { do(vm.KillDockerd(ctx), vm.StartDockerd(ctx)) })
-				survives("the pilot is killed", func(t *testing.T) { must(vm.Run(ctx, "pkill", "-KILL", "-x", "pilot"))(t) })
+				survives("the engine is killed", func(*testing.T, net.Conn) { do(vm.KillDockerd(ctx), vm.StartDockerd(ctx)) })
+				survives("the pilot is killed", func(t *testing.T, _ net.Conn) { must(vm.Run(ctx, "pkill", "-KILL", "-x", "pilot"))(t) })
 			} else {
-				survives("the VM's link flaps", func(t *testing.T) { do(vm.LinkDown(ctx), vm.LinkUp(ctx)) })
-				survives("the VM has another address", func(t *testing.T) {
+				survives("the VM's link flaps", func(*testing.T, net.Conn) { do(vm.LinkDown(ctx), vm.LinkUp(ctx)) })
+				survives("the VM has another address", func(t *testing.T, _ net.Conn) {
 					do(vm.SetAddr(ctx, netip.MustParseAddr("192.168.99.101")))
 					h.named(vm.Addr())
 					h.in(t).eventually("it goes by the new address", func() error { // the old one leads there while it is cached
@@ -161,6 +163,38 @@ func TestVMChanges(t *testing.T) {
 					})
 				})
 			}
+			survives("the agent restarts", func(t *testing.T, conn net.Conn) {
+				r.signal(syscall.SIGTERM)
+				if _, err := conn.Write([]byte("x")); err != nil { // there is no way now, and TCP goes on trying
+					t.Error(err)
+				}
+				r = h.start("--resolver", "none") // it is to outlive this subtest
+				if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+					t.Error(err)
+				}
+			})
+			survives("the host sleeps", func(t *testing.T, _ net.Conn) { // to the agent it is all the same why it does not run
+				h := h.in(t)
+				do(r.cmd.Process.Signal(syscall.SIGSTOP))
+				h.eventually("the pilot gives it up", func() error {
+					if left := docker(t, vm, "ps", "-q", "--filter", "label=fairlead.pilot"); left != "" {
+						return errors.New("not yet")
+					}
+					return nil
+				})
+				if !sealed {
+					do(vm.SetAddr(ctx, netip.MustParseAddr("192.168.99.102")))
+					h.named(vm.Addr())
+				}
+				do(r.cmd.Process.Signal(syscall.SIGCONT))
+				h.eventually("it wakes, and looks for its way anew", func() error {
+					e := h.status().Engines[0]
+					if !strings.Contains(r.log.String(), "this host slept") || e.Pilot == nil || !e.Pilot.Open || !sealed && e.Reach.Via != vm.Addr() {
+						return fmt.Errorf("%+v", e)
+					}
+					return nil
+				})
+			})
 			t.Run("the VM is off and on again", func(t *testing.T) {
 				do(vm.PowerOff(ctx), vm.PowerOn(ctx))
 				h.in(t).serves("web")
