@@ -14,8 +14,10 @@ import (
 // pulse is a connection for pings alone. One ping is a write and a read of one goroutine: net/http would wake two more for each, and
 // pings are all that an idle agent does.
 type pulse struct {
-	conn net.Conn
-	in   *bufio.Reader
+	conn  net.Conn
+	in    *bufio.Reader
+	at    string // the address that the engine has on it, without a port
+	moved bool   // it was another on the connection before
 }
 
 // beat asks whether the engine answers. After an error the next beat connects anew.
@@ -27,6 +29,8 @@ func (p *pulse) beat(ctx context.Context, c *connection, timeout time.Duration) 
 			return err
 		}
 		p.in = bufio.NewReaderSize(p.conn, 1<<10)
+		at, _, _ := net.SplitHostPort(p.conn.RemoteAddr().String())
+		p.moved, p.at = p.at != "" && at != p.at, at
 	}
 	defer func() {
 		if err != nil {
@@ -80,6 +84,8 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 			return
 		case <-t.C:
 		case <-s.hurry:
+			cancel(errHurried)
+			return
 		}
 		if p.beat(ctx, s.conn, s.pace.pingTimeout) == nil {
 			continue
@@ -87,6 +93,10 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 		// Once more and by another connection: its way may be the one that fails, as where a proxy is between.
 		if err := s.alive(ctx); err != nil {
 			cancel(fmt.Errorf("engine does not answer pings: %w", err))
+			return
+		}
+		if p.beat(ctx, s.conn, s.pace.pingTimeout) == nil && p.moved { // so the event stream leads nowhere
+			cancel(errHurried)
 			return
 		}
 	}

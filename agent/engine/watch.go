@@ -61,6 +61,9 @@ func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update)) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errHurried) { // nobody knows yet whether it is lost
+			continue
+		}
 		sink(Update{Down: err})
 		if time.Since(started) > e.pace.backoffMax {
 			pause = e.pace.backoffMin
@@ -75,13 +78,16 @@ func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update)) {
 	}
 }
 
-// Hurry has Watch look at once whether the engine still answers, or answers again: this host slept, or its links changed.
+// Hurry has Watch connect anew at once, as this host slept: the event stream may lead nowhere, to an address that the engine
+// had, and says nothing of that for minutes, while what is asked on other connections is answered.
 func (e *Engine) Hurry() {
 	select {
 	case e.hurry <- struct{}{}:
 	default:
 	}
 }
+
+var errHurried = errors.New("it may be elsewhere by now")
 
 // Snapshot is one full listing, for a single look: without what only an inspect tells.
 func (e *Engine) Snapshot(ctx context.Context) (Update, error) {

@@ -773,7 +773,7 @@ func TestWatchReconnects(t *testing.T) {
 	w.untilTrue(d)
 }
 
-// In a hurry a lost engine is dialled without a pause, and one that hangs is asked at once.
+// In a hurry a lost engine is dialled without a pause, and so is one that seems to be there: it may have moved.
 func TestWatchHurry(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
@@ -793,6 +793,19 @@ func TestWatchHurry(t *testing.T) {
 	w.e.Hurry()
 	w.untilListed()
 	d.untilSubscribed()
+	var subscribed atomic.Int32
+	d.setHook(func(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
+		if strings.HasSuffix(r.URL.Path, "/events") {
+			subscribed.Add(1)
+		}
+		next(w, r)
+	})
+	w.e.Hurry()
+	w.until("it is listened to anew", func() bool { return subscribed.Load() == 1 })
+	d.untilSubscribed()
+	if len(w.downs) != 1 {
+		t.Errorf("said to be lost: %v", w.downs[1:])
+	}
 	d.setHook(broken)
 	pings.Store(0)
 	w.e.Hurry()
