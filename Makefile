@@ -72,6 +72,7 @@ bench: build ## run the benchmarks; docs/benchmarks.md has the figures
 	go test -run '^$$' -bench . -benchmem ./dnsserver ./agent
 	go test -run '^$$' -bench 'Answer|Route' -benchtime 200x ./internal/lab/e2e
 	go test -run '^$$' -bench Hang -benchtime 5x ./internal/lab/e2e
+	go test -run '^$$' -bench VPN -benchtime 60x ./internal/lab/e2e
 	go test -run '^$$' -bench Chaos -benchtime 100x -timeout 60m ./internal/lab/e2e
 	@internal/lab/prepare.sh iperf3
 	go test -run '^$$' -bench Reach -benchtime 5x ./internal/lab/e2e

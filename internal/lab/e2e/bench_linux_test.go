@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/internal/lab"
 )
@@ -189,6 +190,52 @@ func BenchmarkRouteRestored(b *testing.B) {
 	}
 	b.ReportMetric(percentile(away, 50), "p50-ms")
 	b.ReportMetric(percentile(away, 99), "p99-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkVPN tells how long after a VPN's route over a container network has come, or gone, status says so: refused, with the
+// route named, or routed again. In turn the route is exactly the network's, wider and narrower. look-p50-ms is what one look takes
+// alone; nothing shorter can be seen.
+func BenchmarkVPN(b *testing.B) {
+	h := newHost(b)
+	vm := h.StartVM(b, lab.VMOptions{TCP: true})
+	h.watch("dev=" + vm.URL())
+	docker(b, vm, "network", "create", "--subnet", "10.9.0.0/16", "office")
+	h.start("--resolver", "none")
+	is := func(state agent.State, why string) bool {
+		for _, s := range h.status().Subnets {
+			if s.Network == "office" {
+				return s.State == state && strings.Contains(s.Why, why)
+			}
+		}
+		return false
+	}
+	h.eventually("route", func() error { return h.hasRoute("10.9.0.0/16") })
+	var looks, up, down []time.Duration
+	await := func(since time.Time, state agent.State, why string) time.Duration {
+		for !is(state, why) {
+			if time.Since(since) > time.Minute {
+				b.Fatalf("not %s: %+v", state, h.status())
+			}
+		}
+		return time.Since(since)
+	}
+	for i := range b.N {
+		looks = append(looks, await(time.Now(), agent.Installed, ""))
+		route := []string{"10.9.0.0/16", "10.0.0.0/8", "10.9.5.0/24"}[i%3]
+		before := h.vpnUp(route)
+		up = append(up, await(time.Now(), agent.Refused, route+" dev tun9"))
+		if rows := h.foreignRows(); rows != before {
+			b.Fatalf("the routes of others are\n%s\nand were\n%s", rows, before)
+		}
+		h.ip("link del tun9")
+		down = append(down, await(time.Now(), agent.Installed, ""))
+	}
+	b.ReportMetric(percentile(looks, 50), "look-p50-ms")
+	b.ReportMetric(percentile(up, 50), "up-p50-ms")
+	b.ReportMetric(percentile(up, 100), "up-max-ms")
+	b.ReportMetric(percentile(down, 50), "down-p50-ms")
+	b.ReportMetric(percentile(down, 100), "down-max-ms")
 	b.ReportMetric(0, "ns/op")
 }
 
