@@ -27,16 +27,20 @@ func (f Facts) ranges() (c Check, any bool) {
 		return p, ok
 	}
 	var lines []string
-	var engines []string // that chose the range of a network themselves
+	settings, below := map[string][]string{}, map[string][]string{} // by engine: of daemon.json, and what stands for it elsewhere
+	var engines []string
 	for _, s := range refused[:min(len(refused), 8)] {
 		p, ok := free(24)
 		if !ok {
 			return warn("free ranges", "ip route", "no private range of this host has room"), true
 		}
+		if !slices.Contains(engines, s.Engine) {
+			engines = append(engines, s.Engine)
+		}
 		bip := netip.PrefixFrom(p.Addr().Next(), p.Bits())
 		if s.Network == "bridge" {
-			lines = append(lines,
-				fmt.Sprintf("engine %s, daemon.json:   {\"bip\": \"%v\"}", s.Engine, bip),
+			settings[s.Engine] = append(settings[s.Engine], fmt.Sprintf(`"bip": "%v"`, bip))
+			below[s.Engine] = append(below[s.Engine],
 				fmt.Sprintf("  a new docker-machine:   docker-machine create --engine-opt bip=%v NAME", bip),
 				fmt.Sprintf("  boot2docker's profile:  EXTRA_ARGS=\"--bip=%v\"", bip),
 				fmt.Sprintf("  dvm.conf:               export DOCKER0_CIDR=%v", bip))
@@ -50,15 +54,19 @@ func (f Facts) ranges() (c Check, any bool) {
 		lines = append(lines,
 			fmt.Sprintf("network %s, by hand:  docker network create --subnet %v %s", s.Network, p, name),
 			fmt.Sprintf("  in a compose file:  networks: {%s: {ipam: {config: [{subnet: %v}]}}}", key, p))
-		if !slices.Contains(engines, s.Engine) {
-			engines = append(engines, s.Engine)
-		}
 	}
+	var whole []string // for an engine that chose the range of a network itself, ranges for all new ones, too
 	for _, e := range engines {
-		if pool, ok := free(16); ok {
-			lines = append(lines, fmt.Sprintf("engine %s, for all new networks, daemon.json:  {\"default-address-pools\": [{\"base\": \"%v\", \"size\": 24}]}", e, pool))
+		if slices.ContainsFunc(refused, func(s agent.Subnet) bool { return s.Engine == e && s.Network != "bridge" }) {
+			if pool, ok := free(16); ok {
+				settings[e] = append(settings[e], fmt.Sprintf(`"default-address-pools": [{"base": "%v", "size": 24}]`, pool))
+			}
+		}
+		if len(settings[e]) > 0 {
+			whole = append(append(whole, fmt.Sprintf("engine %s, daemon.json:   {%s}", e, strings.Join(settings[e], ", "))), below[e]...)
 		}
 	}
+	lines = append(whole, lines...)
 	c = warn("free ranges", "docker network rm NETWORK", "restart the engine after a change of its settings; a network takes a new range when it is removed and made anew")
 	c.Lines = lines
 	return c, true

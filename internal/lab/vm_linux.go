@@ -47,6 +47,8 @@ type VM struct {
 	cgroup  string
 	dockerd *exec.Cmd
 	exited  chan struct{} // closed when dockerd was reaped
+
+	Config string // the text of daemon.json for the next StartDockerd; "" is {}
 }
 
 // VM makes a VM and returns when its engine answers.
@@ -216,7 +218,7 @@ func (vm *VM) StartDockerd(ctx context.Context) error {
 		return errors.New("start dockerd: already running")
 	}
 	config := filepath.Join(vm.dir, "daemon.json")
-	if err := os.WriteFile(config, []byte("{}\n"), 0o644); err != nil {
+	if err := os.WriteFile(config, []byte(cmp.Or(vm.Config, "{}")+"\n"), 0o644); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(vm.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
