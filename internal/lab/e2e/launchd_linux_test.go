@@ -32,7 +32,8 @@ func (m mac) launchd() launchd {
 	m.done(err)
 	l := launchd{m.dir + "/launchd", m.root, m.program[len(m.program)-2]}
 	m.done(os.Mkdir(l.state, 0o755))
-	m.script("/bin/launchctl", "exec env "+launchdEnv+"="+l.state+" DARWINRUN="+l.darwinrun+" "+self+` "$@"`)
+	// The race detector would wait for a second at each of its ends.
+	m.script("/bin/launchctl", "exec env GORACE=atexit_sleep_ms=0 "+launchdEnv+"="+l.state+" DARWINRUN="+l.darwinrun+" "+self+` "$@"`)
 	m.script("/usr/bin/tail", `while [ $# -gt 1 ]; do a="$a $1"; shift; done; exec /usr/bin/tail $a `+m.root+"$1")
 	return l
 }
