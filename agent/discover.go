@@ -198,19 +198,27 @@ func (w *watched) is(f platform.Endpoint) bool {
 	return w.found.URL == f.URL && w.found.Certs == f.Certs
 }
 
-// twinOf names the engine that w is by another way: one with which it shares a bridge network, whose id is random.
-func (a *Agent) twinOf(w *watched, networks []engine.Network) string {
+// findTwins marks those who are the engine w by another way: with a bridge network of the same id, which is random. The first of
+// them stays, whoever was heard first. It tells whether there are any.
+func (a *Agent) findTwins(w *watched, networks []engine.Network) (any bool) {
+	bridges := map[string]bool{}
+	for _, n := range networks {
+		bridges[n.ID] = n.Driver == "bridge"
+	}
+	later := false
 	for _, other := range a.engines {
-		if other == w {
-			return "" // the later one gives way
-		}
-		for _, n := range networks {
-			if n.Driver == "bridge" && other.up && slices.ContainsFunc(other.networks, func(o engine.Network) bool { return o.ID == n.ID }) {
-				return other.cfg.Name
-			}
+		switch {
+		case other == w:
+			later = true
+		case other.twin != "" || !other.up || !slices.ContainsFunc(other.networks, func(n engine.Network) bool { return bridges[n.ID] }):
+		case later:
+			other.twin, any = w.cfg.Name, true
+		default:
+			w.twin = other.cfg.Name
+			return true
 		}
 	}
-	return ""
+	return any
 }
 
 // unwatch takes an engine out: its names go first, its routes after them.

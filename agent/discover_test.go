@@ -114,6 +114,26 @@ func TestTwin(t *testing.T) {
 		t.Errorf("not taken up when the first way is lost: %v", fresh)
 	}
 
+	// The first stays, whoever was heard first.
+	a = finder(t, socket, tcp)
+	first, second = a.engines[0], a.engines[1]
+	a.heard(second, heard)
+	if second.twin != "" || !second.listed {
+		t.Fatalf("alone, it is %q", second.twin)
+	}
+	a.heard(first, heard)
+	if first.twin != "" || second.twin != "default" {
+		t.Errorf("twins are %q and %q", first.twin, second.twin)
+	}
+	select {
+	case <-a.doubled:
+	default:
+		t.Error("nobody is told that the later one was the first to be heard")
+	}
+	if _, gone := a.compare([]platform.Endpoint{socket, tcp}); !slices.Equal(gone, []*watched{second}) {
+		t.Errorf("gone: %v", gone)
+	}
+
 	// The same ranges, as all engines have, make no twins; nor does a swarm's network.
 	a = finder(t, socket, tcp)
 	swarm := engine.Network{ID: "s", Driver: "overlay", Name: "shop"}

@@ -345,10 +345,8 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		w.connects++
 		w.closed, w.noTunnel = "", "" // its VM may be another by now
 	}
-	if w.found != nil && u.Networks != nil && !w.listed {
-		if w.twin = a.twinOf(w, u.Networks); w.twin != "" {
-			poke(a.doubled)
-		}
+	if w.found != nil && u.Networks != nil && !w.listed && a.findTwins(w, u.Networks) {
+		poke(a.doubled)
 	}
 	if w.twin != "" {
 		return // until it is given up

@@ -311,7 +311,9 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool
 	link, err := a.link(w, instance, tries)
 	if err == nil {
 		link.Inject = inject
-		p.tunnel, err = p.lease.Tunnel(start, link)
+		if p.tunnel, err = p.lease.Tunnel(start, link); err != nil && ctx.Err() == nil {
+			err = w.eng.Explain(ctx, err)
+		}
 	}
 	if err != nil {
 		p.close()

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden parts of testdata/pr
 //	home DIR
 //	env NAME=VALUE
 //	socket PATH [-> REAL] [uid N]      the homes' owner's, unless it is told
-func fixture(t *testing.T, a *txtar.Archive) Host {
+func fixture(t testing.TB, a *txtar.Archive) Host {
 	t.Helper()
 	dir := t.TempDir()
 	at := func(p string) string {
@@ -501,6 +501,47 @@ func FuzzDiscover(f *testing.F) {
 			for _, p := range problems {
 				if p.Err == nil || printable(p.Error()) != p.Error() || printable(p.Hint) != p.Hint {
 					t.Errorf("%q, hint %q", p.Error(), p.Hint)
+				}
+			}
+		}
+	})
+}
+
+// BenchmarkDiscover is a look at a home with something of every product, which the running agent takes every 5 s; and, as the
+// limit, reading that home's files once.
+func BenchmarkDiscover(b *testing.B) {
+	text, err := os.ReadFile("testdata/providers/all/darwin.txtar")
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := txtar.Parse(text)
+	h := fixture(b, a)
+	b.Run("look", func(b *testing.B) {
+		for b.Loop() {
+			if found, _ := Discover(h); len(found) == 0 {
+				b.Fatal("nothing is found")
+			}
+		}
+	})
+	b.Run("read", func(b *testing.B) {
+		root, err := h.Open(h.Homes[0].Dir)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer root.Close()
+		var files []string
+		if err := fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				files = append(files, path)
+			}
+			return err
+		}); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			for _, f := range files {
+				if _, err := root.ReadFile(f); err != nil {
+					b.Fatal(err)
 				}
 			}
 		}

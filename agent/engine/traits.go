@@ -86,7 +86,17 @@ func (t traits) explain(err error) error {
 	if err == nil || errors.As(err, new(*Refusal)) {
 		return err
 	}
-	says := err.Error()
+	if r := t.refusal(err); r != nil {
+		return r
+	}
+	return err
+}
+
+func (t traits) refusal(err error) *Refusal {
+	says, _, hinted := strings.Cut(err.Error(), "; hint: ")
+	if hinted { // the pilot's own guess; the engine's traits tell more
+		err = errors.New(says)
+	}
 	for _, r := range refusals {
 		if r.says.MatchString(says) {
 			return &Refusal{Why: r.why, Hint: r.hint, Err: err}
@@ -119,7 +129,18 @@ func (t traits) explain(err error) error {
 			Err:  err,
 		}
 	}
-	return err
+	return nil
+}
+
+// Explain makes a *Refusal of err, what became of a pilot that was started, where the engine's traits tell the reason. Other
+// errors stay as they are.
+func (e *Engine) Explain(ctx context.Context, err error) error {
+	conn, dialled := e.dial(ctx)
+	if dialled != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.explain(ctx, err)
 }
 
 // explain asks the engine for its traits and explains err by them.

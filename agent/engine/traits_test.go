@@ -112,3 +112,15 @@ func TestStartPilotIsForbidden(t *testing.T) {
 		})
 	}
 }
+
+// The pilot's own guess gives way to what the engine's traits tell, and stays where they tell nothing.
+func TestExplainBeatsTheGuess(t *testing.T) {
+	guess := errors.New("the pilot made no link: open /dev/net/tun: permission denied; hint: look for Enhanced Container Isolation")
+	err := traits{rootless: true}.explain(guess)
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "runs rootless") || strings.Contains(err.Error(), "Isolation") || !strings.Contains(err.Error(), "permission denied; hint: on the engine's machine: sudo chmod") {
+		t.Errorf("explained as %v", err)
+	}
+	if err := (traits{}).explain(guess); err != guess {
+		t.Errorf("explained as %v", err)
+	}
+}
