@@ -69,7 +69,7 @@ engines: pilot ## try every traffic on engines 20.10 or what is here, 26, 28.5 a
 .PHONY: bench
 bench: build ## run the benchmarks; docs/benchmarks.md has the figures
 	@internal/lab/prepare.sh
-	go test -run '^$$' -bench . -benchmem ./dnsserver ./agent
+	go test -run '^$$' -bench . -benchmem ./dnsserver ./agent ./platform
 	go test -run '^$$' -bench 'Answer|Route' -benchtime 200x ./internal/lab/e2e
 	go test -run '^$$' -bench Hang -benchtime 5x ./internal/lab/e2e
 	go test -run '^$$' -bench VPN -benchtime 60x ./internal/lab/e2e

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Unpacks a newer engine with all that it needs, without installing anything, and prints the path of its dockerd, to be
-# used as LAB_DOCKERD. Usage: engines.sh 26|28|29 DIR. Needs root, apt and a Debian mirror (MIRROR); DIR may be kept.
+# used as LAB_DOCKERD, or as LAB_PODMAND. Usage: engines.sh 26|28|29|podman DIR. Needs root, apt and a Debian mirror (MIRROR); DIR may be kept.
 #
 #   26  docker.io 26.1 of Debian 13 (trixie)
 #   28  docker.io 28.5 of Debian testing (forky)
 #   29  built by go from github.com/moby/moby/v2, which takes ten minutes; containerd, runc and iptables are those of
 #       engine 28, in DIR/../engine-28. Beside its dockerd stands dockerd-nftables, the same with --firewall-backend=nftables.
+#   podman  podman 5.4 of Debian 13 (trixie), served by e2e/testdata/podmand
 #
 # That dockerd runs in a mount namespace where its own Debian's /usr is in place of this machine's, so this machine's must
 # be merged too. It uses iptables-nft, unless beside it stand links named iptables and ip6tables to
@@ -16,7 +17,12 @@ case ${1-}:${2:+dir} in
 26:dir) suite=trixie ;;
 28:dir) suite=forky ;;
 29:dir) suite= ;;
-*) echo "usage: engines.sh 26|28|29 DIR" >&2; exit 2 ;;
+podman:dir) suite=trixie ;;
+*) echo "usage: engines.sh 26|28|29|podman DIR" >&2; exit 2 ;;
+esac
+case $1 in
+podman) packages="podman runc netavark aardvark-dns" program=$(cd "$(dirname "$0")" && pwd)/e2e/testdata/podmand says="podman version 5." ;;
+*) packages=docker.io program=/usr/sbin/dockerd says="Docker version $1." ;;
 esac
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
@@ -53,7 +59,7 @@ if [ ! -x "$dir/dockerd" ] || [ ! -x "$dir/usr/sbin/nft" ]; then
 			-o Dir::Cache="$dir" -o Dir::Cache::archives="$dir/debs" -o APT::Sandbox::User=root -o Acquire::Languages=none "$@" >&2
 	}
 	apt update
-	apt install -y --no-install-recommends --download-only docker.io iptables nftables dash coreutils mount util-linux kmod procps
+	apt install -y --no-install-recommends --download-only $packages iptables nftables dash coreutils mount util-linux kmod procps
 	for deb in "$dir"/debs/*.deb; do
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$dir" --no-same-owner ./usr
 	done
@@ -63,11 +69,11 @@ if [ ! -x "$dir/dockerd" ] || [ ! -x "$dir/usr/sbin/nft" ]; then
 	done
 	cat >"$dir/dockerd.new" <<-END
 		#!/bin/sh
-		exec unshare --mount sh -c 'mount --bind "\$0/usr" /usr && exec /usr/sbin/dockerd "\$@"' '$dir' "\$@"
+		exec unshare --mount sh -c 'mount --bind "\$0/usr" /usr && exec $program "\$@"' '$dir' "\$@"
 	END
 	chmod +x "$dir/dockerd.new"
 	case $("$dir/dockerd.new" --version) in
-	"Docker version $1."*) ;;
+	"$says"*) ;;
 	*) echo "engines.sh: $suite has another engine by now:" "$("$dir/dockerd.new" --version)" >&2; exit 1 ;;
 	esac
 	mv "$dir/dockerd.new" "$dir/dockerd"

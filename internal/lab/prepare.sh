@@ -19,6 +19,11 @@ ldnsutils drill
 curl curl
 iperf3 iperf3
 openssh-server sshd
+podman podman
+netavark /usr/lib/podman/netavark
+uidmap newuidmap
+rootlesskit rootlesskit
+slirp4netns slirp4netns
 libarchive-tools bsdtar
 procps ps
 dbus dbus-daemon

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func TestEnginesOfTheHomes(t *testing.T) {
 	ca.write(t, ann.mkdir(".docker/contexts/tls/"+contextID("office")+"/docker"), "client", time.Hour)
 	ann.context("far", "ssh://docker@192.168.91.100")
 	ann.write(".docker/config.json", `{"auths": {}, "currentContext": "far"}`)
-	ann.machine("dev", "192.168.99.100")
+	ann.machine(".docker/machine", "dev", "192.168.99.100")
 	ca.write(t, ann.path(".docker/machine/machines/dev"), "client", time.Hour)
 	ann.write(".boot2docker/profile", "Driver = \"virtualbox\"\nLowerIP = \"192.168.59.103\"\n")
 	ca.write(t, ann.mkdir(".boot2docker/certs/boot2docker-vm"), "client", time.Hour)
@@ -122,13 +123,7 @@ func TestEnginesOfTheHomes(t *testing.T) {
 		docker(t, box.vm, "network", "create", "--subnet", "10.80.99.0/24", "shop")
 		docker(t, box.vm, "run", "-d", "--name", "db", "--hostname", "db", "--network", "shop", "web")
 		h.eventually("it is found", func() error { return h.engine(box) })
-		h.eventually("db.docker serves", func() error {
-			out, err := h.Run(t.Context(), "curl", "-sS", "--max-time", "2", "http://db.docker")
-			if err == nil && !strings.HasPrefix(out, "db\n") {
-				err = errors.New(out)
-			}
-			return err
-		})
+		h.says("db.docker", "db")
 		// Both engines own 172.17.0.0/16: the first one keeps it, and the other's container is named with the way out.
 		h.eventually("the clash is named", func() error {
 			for _, n := range h.status().Subnets {
@@ -152,21 +147,21 @@ func TestEnginesOfTheHomes(t *testing.T) {
 		}
 		machines := ann.dir + "/.docker/machine/machines/"
 		bad := map[string]string{} // what is said of it
-		ann.machine("moved", "192.168.99.101")
+		ann.machine(".docker/machine", "moved", "192.168.99.101")
 		ca.write(t, machines+"moved", "client", time.Hour)
 		bad[`engine moved: .*valid for 192.168.99.100, 192.168.99.102, not 192.168.99.101`] = "the address is another machine's by now"
-		ann.machine("expired", "192.168.99.102")
+		ann.machine(".docker/machine", "expired", "192.168.99.102")
 		ca.write(t, machines+"expired", "client", -time.Hour)
 		bad[`engine expired: cert.pem expired on \d{4}-`] = "an expired certificate"
-		ann.machine("stale", "192.168.99.177")
+		ann.machine(".docker/machine", "stale", "192.168.99.177")
 		ca.write(t, machines+"stale", "client", time.Hour)
 		bad[`engine stale does not answer \(docker-machine`] = "nobody has the address"
-		ann.machine("corrupt", "192.168.99.100")
+		ann.machine(".docker/machine", "corrupt", "192.168.99.100")
 		ann.write(".docker/machine/machines/corrupt/config.json", `{"Driver": {`)
 		bad[`skipped docker-machine: `+machines+`corrupt/config.json: reading JSON`] = "a corrupt machine"
 		ann.write(".docker/contexts/meta/"+contextID("torn")+"/meta.json", `{"Name":"torn","Endpo`)
 		bad[`skipped context: .*`+contextID("torn")+`/meta.json: .*JSON`] = "a corrupt context"
-		ann.machine("huge", "192.168.99.178")
+		ann.machine(".docker/machine", "huge", "192.168.99.178")
 		ann.write(".docker/machine/machines/huge/config.json", strings.Repeat(" ", 2<<20))
 		bad[`skipped docker-machine: `+machines+`huge/config.json: the file is larger`] = "a huge file"
 		if err := syscall.Mkfifo(ann.mkdir(".docker/machine/machines/endless")+"/config.json", 0o644); err != nil {
@@ -186,7 +181,7 @@ func TestEnginesOfTheHomes(t *testing.T) {
 		ann.context("theirs", "unix://"+dev.Socket())
 		bad[`skipped context: .*`+contextID("theirs")+`/meta.json: .*docker.sock: the socket belongs to user 0`] = "a stranger's socket"
 		ann.own()
-		ann.machine("foreign", "192.168.99.100")
+		ann.machine(".docker/machine", "foreign", "192.168.99.100")
 		if err := os.Chown(machines+"foreign/config.json", bob.uid, bob.uid); err != nil {
 			t.Fatal(err)
 		}
@@ -218,6 +213,147 @@ func TestEnginesOfTheHomes(t *testing.T) {
 	}
 }
 
+// TestEnginesOneByOne: what each of these products leaves in a home is enough to find its engine and to reach it.
+func TestEnginesOneByOne(t *testing.T) {
+	t.Parallel()
+	t.Run("docker", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		desktop, lima, rancher, minikube, all, shell := h.home("desktop", 4711), h.home("lima", 4712), h.home("rancher", 4713), h.home("minikube", 4714), h.home("all", 4715), h.home("shell", 4716)
+		ca, server := newAuthority(t), t.TempDir()
+		ca.write(t, server, "server", time.Hour, "192.168.39.7")
+		for _, o := range []*home{minikube, all} {
+			o.machine(".minikube", "minikube", "192.168.39.7")
+			o.write(".minikube/profiles/minikube/config.json", `{"Name": "minikube", "Driver": "kvm2", "KubernetesConfig": {"ContainerRuntime": "docker"}}`)
+			ca.write(t, o.mkdir(".minikube/certs"), "client", time.Hour)
+		}
+		ca.write(t, shell.dir, "client", time.Hour)
+		args := []string{"--host=unix:///var/run/docker.sock", "--host=tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert=" + server + "/ca.pem", "--tlscert=" + server + "/cert.pem", "--tlskey=" + server + "/key.pem"}
+		for socket, homes := range map[string][]*home{".docker/desktop/docker.sock": {desktop, all}, ".lima/docker/sock/docker.sock": {lima, all}, ".rd/docker.sock": {rancher}} {
+			for _, o := range homes {
+				o.mkdir(filepath.Dir(socket))
+				args = append(args, "--host=unix://"+o.path(socket))
+			}
+		}
+		e := &found{addr: "192.168.39.7", opts: lab.VMOptions{Name: "vm", Addr: netip.MustParseAddr("192.168.39.7"), HostAddr: netip.MustParsePrefix("192.168.39.1/24"), Args: args}}
+		start(t, h, e)
+		for _, c := range []struct {
+			home           *home
+			name, provider string
+			reach          platform.Kind
+			args           []string
+		}{
+			{desktop, "desktop-linux", "docker-desktop", platform.Tunnel, nil},
+			{lima, "lima-docker", "lima", platform.Tunnel, nil},
+			{rancher, "rancher-desktop", "rancher-desktop", platform.Tunnel, nil},
+			{minikube, "minikube", "minikube", platform.Gateway, nil},
+			{shell, "default", "environment", platform.Gateway, []string{"--docker-env", "DOCKER_HOST=tcp://192.168.39.7:2376", "--docker-env", "DOCKER_TLS_VERIFY=1", "--docker-env", "DOCKER_CERT_PATH=" + shell.dir}},
+			{all, "desktop-linux", "docker-desktop", platform.Tunnel, nil},
+		} {
+			t.Run(c.home.user, func(t *testing.T) {
+				e.name, e.provider, e.reach = c.name, c.provider, c.reach
+				c.home.own()
+				h.in(t).alone(e, c.home, c.args, func(h *host) {
+					if c.home != all {
+						return
+					}
+					h.eventually("three ways are one engine", func() error {
+						s := h.status()
+						if len(s.Engines) != 1 || len(s.Engines[0].Also) != 2 {
+							return fmt.Errorf("%+v", s.Engines)
+						}
+						return nil
+					})
+				})
+			})
+		}
+		t.Run("native", func(t *testing.T) {
+			cmd := e.vm.Command(t.Context(), fairlead, append([]string{"setup-network", "--json", "--home", shell.dir}, h.args...)...)
+			out, err := cmd.Output()
+			var s agent.Status
+			if err == nil {
+				err = json.Unmarshal(out, &s)
+			}
+			if err != nil || len(s.Engines) != 1 || s.Engines[0].Reach.Kind != platform.Native || !strings.HasPrefix(s.Engines[0].Found, "native: ") {
+				t.Errorf("on the engine's own machine: %v\n%s", err, out)
+			}
+		})
+	})
+	t.Run("podman", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		ann := h.home("ann", 4711)
+		ann.write(".config/containers/podman/machine/qemu/podman-machine-default.json", `{"Name": "podman-machine-default", "HostUser": {"Rootful": true, "UID": 4711}, "Version": 1}`)
+		socket := ann.mkdir(".local/share/containers/podman/machine/qemu") + "/podman.sock"
+		e := &found{name: "podman-machine-default", provider: "podman", reach: platform.Tunnel, opts: lab.VMOptions{TCP: true, Dockerd: cmp.Or(os.Getenv("LAB_PODMAND"), program(t, "podmand")), Args: []string{"--host=unix://" + socket}}}
+		start(t, h, e)
+		t.Logf("Podman %s", docker(t, e.vm, "version", "-f", "{{.Server.Version}}"))
+		docker(t, e.vm, "network", "create", "shop")
+		docker(t, e.vm, "run", "-d", "--name", "db", "--hostname", "db", "--network", "shop", "web")
+		ann.own()
+		h.alone(e, ann, nil, func(h *host) { h.says("db.docker", "db") })
+		h.watch("podman=" + e.vm.URL())
+		r := h.start("--resolver", "resolv.conf")
+		h.says("web.docker", "vm")
+		h.says("db.docker", "db")
+		if s := h.status().Engines[0]; s.Reach.Kind != platform.Gateway {
+			t.Errorf("by its VM's address it is reached by %+v", s.Reach)
+		}
+		r.signal(syscall.SIGTERM)
+	})
+	t.Run("rootless", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		ann := h.home("ann", 4711)
+		socket := ann.mkdir(".docker/run") + "/docker.sock"
+		e := &found{name: "rootless", provider: "rootless", reach: platform.Tunnel, opts: lab.VMOptions{Sealed: true, Dockerd: program(t, "rootlessd"), Args: []string{"--host=unix://" + socket}}}
+		start(t, h, e)
+		ann.own()
+		h.alone(e, ann, nil, func(h *host) {})
+		must(e.vm.Run(t.Context(), "chmod", "600", "/dev/net/tun"))(t)
+		h.args = append(h.args, "--home", ann.dir)
+		h.start("--resolver", "none")
+		h.eventually("a right that it lacks is told, and who can give it", func() error {
+			if p := h.status().Engines[0].Pilot; p == nil || !strings.Contains(p.Error, "rootless") || !strings.Contains(p.Hint, "chmod 0666 /dev/net/tun") {
+				return fmt.Errorf("%+v", p)
+			}
+			return nil
+		})
+	})
+}
+
+// program is the path of what is run in the place of dockerd.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	return must(filepath.Abs("testdata/" + name))(t)
+}
+
+// alone proves one engine with an agent that knows nothing but one home; when it is gone, host and VM are as before.
+func (h *host) alone(e *found, o *home, args []string, more func(*host)) {
+	h.t.Helper()
+	hostBefore, vmBefore := h.state(), firewall(h.t, e.vm)
+	h = newHostBeside(h)
+	h.args = append(h.args, "--home", o.dir)
+	h.args = append(h.args, args...)
+	r := h.start("--resolver", "resolv.conf")
+	e.dns = "web.docker"
+	h.finds(e)
+	docker(h.t, e.vm, "run", "-d", "--name", "later", "--hostname", "later", "web")
+	h.says("later.docker", "later")
+	more(h)
+	docker(h.t, e.vm, "rm", "-f", "later")
+	r.signal(syscall.SIGTERM)
+	if now := h.state(); now != hostBefore {
+		h.t.Errorf("the host is not as before:\n%s", changed(hostBefore, now))
+	}
+	if now := firewall(h.t, e.vm); sortedLines(now) != sortedLines(vmBefore) {
+		h.t.Errorf("the VM is not as before:\n%s", changed(sortedLines(vmBefore), sortedLines(now)))
+	}
+	if left := docker(h.t, e.vm, "ps", "-aq", "--filter", "label=fairlead.pilot"); left != "" {
+		h.t.Errorf("left on the engine: %s", left)
+	}
+}
+
 // found is an engine that is to be found.
 type found struct {
 	name, provider string
@@ -226,6 +362,7 @@ type found struct {
 	opts           lab.VMOptions
 	vm             *lab.VM
 	web            string // the address of its container "web"
+	dns            string // that container's name; empty: with the engine's, as where there are several
 }
 
 // start starts the VMs, each with a container "web" that says whose it is.
@@ -234,12 +371,13 @@ func start(t testing.TB, h *host, engines ...*found) {
 	errs := make([]error, len(engines))
 	var all sync.WaitGroup
 	for i, e := range engines {
+		e.opts.Name = cmp.Or(e.opts.Name, "vm")
 		all.Go(func() {
 			if e.vm, errs[i] = h.VM(t.Context(), e.opts); errs[i] == nil {
 				errs[i] = e.vm.LoadImages(t.Context())
 			}
 			if errs[i] == nil {
-				_, errs[i] = e.vm.Docker(t.Context(), "run", "-d", "--restart", "always", "--name", "web", "--hostname", e.name, "web")
+				_, errs[i] = e.vm.Docker(t.Context(), "run", "-d", "--restart", "always", "--name", "web", "--hostname", e.opts.Name, "web")
 			}
 		})
 	}
@@ -272,7 +410,7 @@ func (h *host) finds(engines ...*found) {
 	ctx := context.Background()
 	for _, e := range engines {
 		h.eventually(e.name+" is found and open", func() error { return h.engine(e) })
-		name := "web." + e.name + ".docker"
+		name := cmp.Or(e.dns, "web."+e.name+".docker")
 		h.eventually("dig "+name, func() error {
 			got, err := h.Run(ctx, "dig", "+short", "+tries=3", name)
 			if err == nil && got != e.web+"\n" {
@@ -281,17 +419,28 @@ func (h *host) finds(engines ...*found) {
 			return err
 		})
 		h.ping(name)
-		if out, err := h.Run(ctx, "curl", "-sS", "--max-time", "20", "http://"+name); err != nil || !strings.HasPrefix(out, e.name+"\n") {
-			h.t.Errorf("curl %s: %v %q", name, err, out)
-		}
+		h.says(name, e.opts.Name)
 	}
+}
+
+// says asks by HTTP until a container says that it is the one with this host name.
+func (h *host) says(name, who string) {
+	h.t.Helper()
+	h.eventually("curl "+name, func() error {
+		out, err := h.Run(context.Background(), "curl", "-sS", "--max-time", "5", "http://"+name)
+		if err == nil && !strings.HasPrefix(out, who+"\n") {
+			err = fmt.Errorf("it is %q", out)
+		}
+		return err
+	})
 }
 
 // home is the home of a user of the host.
 type home struct {
-	t   testing.TB
-	dir string
-	uid int
+	t    testing.TB
+	user string
+	dir  string
+	uid  int
 }
 
 func (h *host) home(user string, uid int) *home {
@@ -305,7 +454,7 @@ func (h *host) home(user string, uid int) *home {
 		h.t.Fatal(err)
 	}
 	appendTo(h.t, h.Root()+"/etc/passwd", fmt.Sprintf("%s:x:%d:%[2]d::%s:/bin/sh\n", user, uid, dir))
-	o := &home{h.t, dir, uid}
+	o := &home{h.t, user, dir, uid}
 	o.own()
 	return o
 }
@@ -358,9 +507,9 @@ func (o *home) context(name, url string) {
 
 func contextID(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name))) }
 
-// machine writes what docker-machine does of a machine, all but its certificates.
-func (o *home) machine(name, addr string) {
-	o.write(".docker/machine/machines/"+name+"/config.json", fmt.Sprintf(`{"ConfigVersion": 3, "Driver": {"IPAddress": %[2]q, "MachineName": %[1]q, "SSHUser": "docker", "SSHPort": 55933, "HostOnlyCIDR": "192.168.99.1/24"}, "DriverName": "virtualbox", "Name": %[1]q}`, name, addr))
+// machine writes what docker-machine's library does of a machine, all but its certificates.
+func (o *home) machine(store, name, addr string) {
+	o.write(store+"/machines/"+name+"/config.json", fmt.Sprintf(`{"ConfigVersion": 3, "Driver": {"IPAddress": %[2]q, "MachineName": %[1]q, "SSHUser": "docker", "SSHPort": 55933, "HostOnlyCIDR": "192.168.99.1/24"}, "DriverName": "virtualbox", "Name": %[1]q}`, name, addr))
 }
 
 // authority issues certificates.
