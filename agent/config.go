@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -225,10 +226,10 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 			return c, err
 		}
 	}
-	for _, d := range get("domain") {
-		d = strings.ToLower(strings.Trim(d, "."))
+	for _, given := range get("domain") {
+		d := strings.ToLower(strings.Trim(given, "."))
 		if !dnsserver.ValidName(d) {
-			return c, usage("a domain is written: --domain docker", "domain %q is no DNS name", d)
+			return c, usage("a domain is written: --domain docker", "domain %q is no DNS name", given)
 		}
 		// The reverse zones are served by who has the addresses; so do we, of each subnet that is reached.
 		if slices.Contains([]string{"local", "localhost", "com", "net", "org", "arpa"}, d) ||
@@ -287,12 +288,35 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	return c, nil
 }
 
+// engineLike is how an engine is written that was written wrong.
+func engineLike(u string) string {
+	name, where, named := strings.Cut(u, "=")
+	if !named {
+		name, where = "dev", u
+	}
+	where = strings.TrimPrefix(strings.TrimPrefix(where, "http://"), "https://")
+	switch host, port, err := net.SplitHostPort(strings.TrimPrefix(where, "tcp://")); {
+	case !plain(name):
+	case strings.HasPrefix(where, "/") && plain(strings.ReplaceAll(where, "/", "")):
+		return name + "=unix://" + where
+	case strings.HasPrefix(where, "unix:/") && plain(strings.ReplaceAll(where[6:], "/", "")):
+		return name + "=unix:///" + strings.TrimLeft(where[6:], "/")
+	case strings.HasPrefix(where, "ssh:"):
+		return name + "=ssh://USER@HOST"
+	case err == nil && plain(host) && plain(port):
+		return name + "=tcp://" + net.JoinHostPort(host, port)
+	case plain(strings.TrimPrefix(where, "tcp://")):
+		return name + "=tcp://" + strings.TrimPrefix(where, "tcp://") + ":2376"
+	}
+	return "dev=tcp://192.168.99.100:2376"
+}
+
 func loadEngines(urls []string) ([]EngineConfig, error) {
 	var engines []EngineConfig
 	for _, u := range urls {
 		ep, err := engine.ParseEndpoint(u, "default")
 		if err != nil {
-			return nil, usage("an engine is written: --engine dev=tcp://192.168.99.100:2376", "%w", err)
+			return nil, usage("an engine is written: --engine "+engineLike(u), "%w", err)
 		}
 		ep.Name = strings.ToLower(ep.Name)
 		if !dnsserver.ValidName(ep.Name) || strings.Contains(ep.Name, ".") {

@@ -122,7 +122,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 		return nil, err
 	}
 	if err := platform.MakeStateDir(cfg.StateDir); err != nil {
-		return nil, fmt.Errorf("making the state folder: %w", err)
+		return nil, &Problem{Code: ExitFailed, Err: fmt.Errorf("making the state folder: %w", err), Hint: "choose another, where only root writes: --state-dir DIR"}
 	}
 	unlock, err := platform.Lock(filepath.Join(cfg.StateDir, "lock"))
 	if err != nil {

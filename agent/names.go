@@ -47,6 +47,14 @@ const byCase rank = 500
 // kind is the rank without byCase and the engine's priority.
 func (r rank) kind() rank { return r / 1000 * 1000 }
 
+// String is the rule of docs/naming.md by which a name of this rank is one.
+func (r rank) String() string {
+	return map[rank]string{
+		byID: "id", byName: "name", byNetwork: "network", byEngine: "engine", byServiceNumber: "replica", byService: "service", byLoneService: "service",
+		byAlias: "alias", byLabel: "label", byMapping: "mapping", byOtherLabel: "other label", byImage: "image", byWildcard: "wildcard", byAddress: "address",
+	}[r.kind()]
+}
+
 // fit tells how likely a container is to answer now. Of those that share a name the fittest are told.
 type fit int
 

@@ -102,6 +102,7 @@ type Loser struct {
 // Name is one name with what is behind it.
 type Name struct {
 	Name       string       `json:"name"`
+	Rule       string       `json:"rule"` // by which it is one: "name", "service", "label", ...
 	Addrs      []netip.Addr `json:"addrs"`
 	Engine     string       `json:"engine"`
 	Containers []string     `json:"containers"` // their Docker names
@@ -299,7 +300,7 @@ func (a *Agent) Names() []Name {
 	}
 	var rows []row
 	add := func(n string, h holder) {
-		out := Name{Addrs: h.addrs()}
+		out := Name{Addrs: h.addrs(), Rule: h.has[0].rank.String()}
 		r := h.has[0].rank
 		if r.kind() == byID {
 			r = byAddress // nobody looks for it first

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -58,7 +59,14 @@ func (f Facts) followName(name string, who agent.Whois) []Check {
 		return []Check{ok("address", "%v", addr)}
 	}
 	if why := malformed(name); why != "" {
-		return []Check{fail("name", "fairlead ls", "%.80q is no DNS name: %s", name, why)}
+		hint := "fairlead ls"
+		if inner := within(name); inner != "" {
+			hint = "fairlead trace " + inner
+		}
+		return []Check{fail("name", hint, "%.80q is no DNS name: %s", name, why)}
+	}
+	if strings.Trim(name, "0123456789.") == "" {
+		return []Check{fail("address", "fairlead ls", "%s is no address: it has four parts, from 0 to 255 each", name)}
 	}
 	domains := f.Config.Domains
 	if f.Running {
@@ -73,6 +81,20 @@ func (f Facts) followName(name string, who agent.Whois) []Check {
 		}
 	}
 	return []Check{fail("domain", "fairlead trace "+name+"."+f.Domain, "%s is in none of the served domains (%s): nobody asks us for it", name, strings.Join(f.Config.Domains, ", "))}
+}
+
+// within is the name or address in a URL, or before a port; "" for none.
+func within(s string) string {
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		s, _, _ = strings.Cut(rest, "/")
+	}
+	if host, _, err := net.SplitHostPort(s); err == nil {
+		s = host
+	}
+	if _, err := netip.ParseAddr(s); err != nil && malformed(s) != "" {
+		return ""
+	}
+	return word(s)
 }
 
 // malformed says why a name cannot be asked for (RFC 1035, 2.3.4; "_" is let pass).

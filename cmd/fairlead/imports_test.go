@@ -58,6 +58,7 @@ var foreign = []struct{ prefix, pkgs, files, why string }{
 	{"golang.zx2c4.com/wireguard/tun", "platform/tunnel", "*", "TUN devices stop at platform/tunnel"},
 	{"golang.zx2c4.com/wireguard/windows/tunnel/winipcfg", "routes platform/tunnel", "*_windows.go", "Windows' IP Helper calls for the table of routes, and for a tunnel's addresses"},
 	{"github.com/spf13/cobra", "cmd/fairlead", "*", "flags stop at the command"},
+	{"github.com/spf13/pflag", "cmd/fairlead", "*", "cobra's errors about flags are its"},
 	{"github.com/BurntSushi/toml", "agent cmd/fairlead", "*", "settings are read in agent and shown by the command"},
 }
 

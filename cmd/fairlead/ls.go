@@ -14,7 +14,7 @@ import (
 )
 
 func ls(s *settings) *cobra.Command {
-	var asJSON, hosts bool
+	var asJSON, hosts, all bool
 	c := &cobra.Command{
 		Use:   "ls",
 		Short: "Every name, with addresses, networks, ports and engine",
@@ -42,23 +42,54 @@ func ls(s *settings) *cobra.Command {
 					Unreached []agent.Unreached `json:"unreached"`
 				}{1, names, st.Unreached})
 			}
-			printNames(c.OutOrStdout(), names)
+			printNames(c.OutOrStdout(), names, all)
 			printUnreached(c.OutOrStdout(), st.Unreached)
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	c.Flags().BoolVar(&all, "all", false, "print the names too that containers have by id, engine, network and image")
 	c.Flags().BoolVar(&hosts, "hosts", false, "print as a hosts file")
 	return c
 }
 
-func printNames(w io.Writer, names []agent.Name) {
+// printNames prints a line for each name and, behind it, the others that answer the same. Names that containers have by rule alone, for
+// their id, engine, network or image, are left out where there is another, unless all are asked for.
+func printNames(w io.Writer, names []agent.Name, all bool) {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "NAME\tADDRESSES\tNETWORKS\tPORTS\tENGINE")
-	for _, n := range names {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", n.Name, strings.Trim(fmt.Sprint(n.Addrs), "[]"), strings.Join(n.Networks, ","), strings.Join(n.Ports, ","), n.Engine)
+	fmt.Fprintln(tw, "NAME\tADDRESSES\tNETWORKS\tPORTS\tENGINE\tALSO")
+	hidden := 0
+	for len(names) > 0 {
+		first := names[0]
+		same := slices.IndexFunc(names, func(n agent.Name) bool {
+			return n.Engine != first.Engine || !slices.Equal(n.Containers, first.Containers)
+		})
+		if same < 0 {
+			same = len(names)
+		}
+		of := names[:same]
+		names = names[same:]
+		for len(of) > 0 {
+			first, also := of[0], []string{}
+			of = slices.DeleteFunc(slices.Clone(of[1:]), func(n agent.Name) bool {
+				switch {
+				case !slices.Equal(n.Addrs, first.Addrs):
+					return false
+				case all || !slices.Contains([]string{"id", "engine", "network", "image"}, n.Rule):
+					also = append(also, n.Name)
+				default:
+					hidden++
+				}
+				return true
+			})
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", first.Name, strings.Trim(fmt.Sprint(first.Addrs), "[]"),
+				strings.Join(first.Networks, ","), strings.Join(first.Ports, ","), first.Engine, strings.Join(also, " "))
+		}
 	}
 	tw.Flush()
+	if hidden > 0 {
+		fmt.Fprintf(w, "and %d more by id, engine, network and image: fairlead ls --all\n", hidden)
+	}
 }
 
 // printUnreached says of the containers that have no names why.
@@ -73,6 +104,9 @@ func printHosts(w io.Writer, names []agent.Name) {
 	byAddr := map[netip.Addr][]string{}
 	var order []netip.Addr
 	for _, n := range names {
+		if strings.HasPrefix(n.Name, "*.") {
+			continue // which a hosts file cannot say
+		}
 		for _, a := range n.Addrs {
 			if byAddr[a] == nil {
 				order = append(order, a)

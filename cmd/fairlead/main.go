@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/installer"
@@ -67,8 +68,13 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok { // its own words are those of a Go package
+			err = fmt.Errorf("--%s does not take %q", bad.GetFlag().Name, bad.GetValue())
+		}
 		return &agent.Problem{Code: agent.ExitUsage, Err: err, Hint: c.CommandPath() + " --help"}
 	})
+	root.Version = version
+	root.SetVersionTemplate(versionLine())
 	s.register(root)
 	root.AddCommand(
 		setupNetwork(s), teardownNetwork(s), runAgent(s), status(s), ls(s), query(s), config(s), versionCmd(s),
@@ -80,6 +86,12 @@ func command() *cobra.Command {
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
+	root.SuggestionsMinimumDistance = 2
+	for verb, words := range map[string][]string{"setup-network": {"up", "add", "route"}, "teardown-network": {"down", "del", "delete"}, "ls": {"list", "names", "ps"}, "query": {"dig", "lookup", "resolve"}, "doctor": {"check", "diagnose"}} {
+		if c, _, err := root.Find([]string{verb}); err == nil {
+			c.SuggestFor = words
+		}
+	}
 	strict(root)
 	return root
 }
@@ -114,11 +126,14 @@ func noArgs(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	what := "unexpected argument"
+	p := &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("unexpected argument %q", args[0]), Hint: c.CommandPath() + " --help"}
 	if c.HasSubCommands() {
-		what = "unknown command"
+		p.Err = fmt.Errorf("unknown command %q", args[0])
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			p.Hint = "did you mean: " + c.CommandPath() + " " + strings.Join(near, ", or "+c.CommandPath()+" ")
+		}
 	}
-	return &agent.Problem{Code: agent.ExitUsage, Err: fmt.Errorf("%s %q", what, args[0]), Hint: c.CommandPath() + " --help"}
+	return p
 }
 
 func exactly(n int, what string) cobra.PositionalArgs {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,6 +55,11 @@ func query(s *settings) *cobra.Command {
 			fmt.Fprintf(c.OutOrStdout(), "%s, no answer\n", r.Rcode)
 			for _, a := range r.Authority {
 				fmt.Fprintln(c.OutOrStdout(), a)
+			}
+			if _, err := netip.ParseAddr(args[0]); err == nil {
+				fmt.Fprintf(c.ErrOrStderr(), "hint: whose an address is: fairlead trace %s\n", args[0])
+			} else if r.Rcode == "REFUSED" {
+				fmt.Fprintf(c.ErrOrStderr(), "hint: it is in none of the served domains: %s\n", strings.Join(st.Resolver.Domains, ", "))
 			}
 			return quiet(agent.ExitFailed)
 		},

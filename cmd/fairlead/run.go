@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +24,8 @@ func runAgent(s *settings) *cobra.Command {
 				return err
 			}
 			replacing(&cfg, replace)
+			// As in `fairlead run 2>&1 | tee log`: whoever reads the log may be gone before everything is taken back.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 			log := logger(installer.Log(), cfg, cfg.LogLevel)
 			return installer.Run(func(ctx context.Context) error {
 				return agent.Run(ctx, cfg, log, version, func() {

@@ -16,10 +16,14 @@ func versionCmd(*settings) *cobra.Command {
 			if asJSON {
 				return printJSON(c.OutOrStdout(), map[string]any{"schema": 1, "version": version, "os": runtime.GOOS, "arch": runtime.GOARCH, "go": runtime.Version()})
 			}
-			fmt.Fprintf(c.OutOrStdout(), "fairlead %s (%s/%s, %s)\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			fmt.Fprint(c.OutOrStdout(), versionLine())
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return c
+}
+
+func versionLine() string {
+	return fmt.Sprintf("fairlead %s (%s/%s, %s)\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/fairlead-dev/fairlead/internal/lab"
@@ -51,6 +52,31 @@ func TestDropIns(t *testing.T) {
 		}
 		if after := firewall(t, vm); after != vmBefore {
 			t.Errorf("after the job the VM's firewall is\n%s\nand was\n%s", after, vmBefore)
+		}
+	})
+
+	t.Run("whoever reads the log is gone first", func(t *testing.T) { // fairlead run 2>&1 | tee log, and Ctrl-C
+		h := h.in(t)
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := h.command("run", "--resolver", "none")
+		cmd.Stderr = write
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		write.Close()
+		h.answers("dcos-e2e-1-agent-0.docker", web)
+		read.Close()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the agent ended with %v", err)
+		}
+		if after := h.state(); after != before {
+			t.Errorf("the host is\n%s\nand was\n%s", after, before)
 		}
 	})
 
