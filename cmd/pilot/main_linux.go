@@ -15,10 +15,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-dev/fairlead/platform/firewall"
 	"github.com/fairlead-dev/fairlead/platform/tunnel"
@@ -53,8 +52,10 @@ func main() {
 type usage struct{ error }
 
 func lead(ctx context.Context) error {
+	// Packets come and go one after the other: a goroutine woken on another CPU costs more than it brings.
+	runtime.GOMAXPROCS(1)
 	tags := make(map[string]bool)
-	err := tunnel.Follow(ctx, newStdio(), watch(ctx), func(a tunnel.Admission) tunnel.Report {
+	err := tunnel.Follow(ctx, tunnel.Stdio(), watch(ctx), func(a tunnel.Admission) tunnel.Report {
 		tags[a.Tag] = true
 		return admit(a)
 	})
@@ -118,20 +119,3 @@ func watch(ctx context.Context) <-chan struct{} {
 	}
 	return wake
 }
-
-// stdio is the host's stream. As files that do not block, reads and writes cost no thread, and Close frees them; as large
-// pipes they carry half as much again as of their usual 64 KB. Where either cannot be had it works without.
-type stdio struct{ in, out *os.File }
-
-func newStdio() stdio {
-	file := func(fd int, name string) *os.File {
-		_ = unix.SetNonblock(fd, true)
-		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 1<<20)
-		return os.NewFile(uintptr(fd), name)
-	}
-	return stdio{file(unix.Stdin, "stdin"), file(unix.Stdout, "stdout")}
-}
-
-func (s stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
-func (s stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
