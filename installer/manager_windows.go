@@ -75,7 +75,7 @@ func signed(path string) error {
 	data.StateAction = windows.WTD_STATEACTION_CLOSE
 	_ = windows.WinVerifyTrustEx(windows.InvalidHWND, &windows.WINTRUST_ACTION_GENERIC_VERIFY_V2, &data)
 	if err != nil {
-		return fmt.Errorf("Windows does not trust its signature: %w", err)
+		return fmt.Errorf("its signature is not trusted by Windows: %w", err)
 	}
 	return nil
 }
