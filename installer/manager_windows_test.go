@@ -193,7 +193,7 @@ func TestSystemDriver(t *testing.T) {
 		}
 	}
 	copyTo(t, o.Program, dll)
-	refused("does not trust its signature")
+	refused("its signature is not trusted")
 	if _, err := os.Stat(filepath.Dir(programPlace)); err == nil {
 		t.Error("something was installed")
 	}
@@ -206,7 +206,7 @@ func TestSystemDriver(t *testing.T) {
 	if err := os.WriteFile(dll, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	refused("does not trust its signature")
+	refused("its signature is not trusted")
 
 	copyTo(t, signed, dll)
 	mustInstall(t, o)
