@@ -67,7 +67,7 @@ type Key struct {
 
 // Keys are all settings, in the order in which they are shown.
 var Keys = []Key{
-	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR], ssh://user@host (repeatable; default: all that are found, $DOCKER_HOST first)"},
+	{Name: "engine", Multi: true, Arg: "[NAME=]URL", Help: "an engine's endpoint: unix:///path, tcp://host:port[?certs=DIR], ssh://user@host, wsl://distribution (repeatable; default: all that are found, $DOCKER_HOST first)"},
 	{Name: "home", Multi: true, Arg: "DIR", Help: "the home of a user whose docker contexts and VMs are looked for (repeatable; default: yours, and that of the user at the screen)"},
 	{Name: "docker-env", Multi: true, Arg: "NAME=VALUE", Help: "a variable of docker's or of a VM tool's, as the shell of its user has it (repeatable; default: those of this shell)"},
 	{Name: "gateway", Multi: true, Arg: "[NAME=]WHERE", Help: "how packets reach an engine's containers: auto, native, tunnel or the VM's address (repeatable; default auto)"},
@@ -391,7 +391,7 @@ func (c *Config) loadHomes(homes []string) error {
 		c.Homes = append(c.Homes, filepath.Clean(h))
 	}
 	for i := range c.Engines {
-		if !strings.HasPrefix(c.Engines[i].URL, "ssh:") {
+		if !c.Engines[i].AsUser() {
 			continue
 		}
 		if len(c.Homes) > 0 {

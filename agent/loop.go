@@ -397,17 +397,21 @@ func (w *watched) change(number uint32, before engine.Container) {
 	}
 }
 
-// lookUp finds the address of an endpoint that names its host.
+// lookUp finds the address of an endpoint that names its host, or of its distribution that this host has for a neighbour.
 func lookUp(ep engine.Endpoint) netip.Addr {
 	if a := ep.Host(); a.IsValid() {
 		return a
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if locals, _ := ep.Locals(ctx); len(locals) > 0 {
+		links, _ := platform.Links()
+		return platform.Neighbour(locals, links)
 	}
 	u, err := url.Parse(ep.URL)
 	if err != nil || u.Scheme != "tcp" {
 		return netip.Addr{}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
 	if err != nil || len(addrs) == 0 {
 		return netip.Addr{}
@@ -564,7 +568,8 @@ func (w *watched) facts(table []routes.Entry) platform.EngineFacts {
 	}
 	if u, err := url.Parse(w.cfg.URL); err == nil {
 		f.SSH = u.Scheme == "ssh"
-		f.Socket = u.Scheme != "tcp" && !f.SSH
+		f.WSL = u.Scheme == "wsl"
+		f.Socket = u.Scheme != "tcp" && !f.SSH && !f.WSL
 	}
 	for _, n := range w.networks {
 		if n.Driver == "bridge" {

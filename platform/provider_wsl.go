@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// wsl recognises WSL2's distributions (learn.microsoft.com/windows/wsl). Whether one runs an engine, and where, only a running
-// Windows tells, and only to their user; that is said when nothing else was found.
+// wsl recognises WSL2's distributions (learn.microsoft.com/windows/wsl). Whether one runs an engine is not in the files, and
+// asking could start it; so how to name it is said when nothing else was found.
 func wsl(s *search) {
 	if s.GOOS != "windows" || len(s.found) > 0 {
 		return
@@ -26,9 +26,10 @@ func wsl(s *search) {
 	if disk == "" {
 		return
 	}
-	err := errors.New("an engine inside a WSL2 distribution is seen only from its user's session")
+	err := errors.New("an engine inside a WSL2 distribution is spoken to only where it is named")
+	hint := "take the distribution's name from wsl --list, then --engine NAME=wsl://DISTRIBUTION"
 	if b, ok := s.read(s.base, ".wslconfig"); ok && strings.EqualFold(parsePairs(string(b))["wsl2.networkingmode"], "mirrored") {
-		err = errors.New("an engine inside a WSL2 distribution is seen only from its user's session, and mirrored networking leaves its VM without an address")
+		hint += "; mirrored networking leaves its VM without an address of its own, so packets go by the tunnel, which needs wintun.dll"
 	}
-	s.problem(disk, err, "let dockerd listen on tcp://127.0.0.1:2375 in the distribution, then --engine wsl=tcp://127.0.0.1:2375")
+	s.problem(disk, err, hint)
 }

@@ -135,6 +135,17 @@ func OnLink(addr netip.Addr, links []Link) (best Link, ok bool) {
 	return best, ok
 }
 
+// Neighbour is the first of a VM's own addresses at which this host reaches it; zero when there is none, as where the VM has this
+// host's addresses itself (WSL's mirrored networking).
+func Neighbour(locals []netip.Addr, links []Link) netip.Addr {
+	for _, a := range locals {
+		if _, ok := OnLink(a, links); ok {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 func isOwn(addr netip.Addr, links []Link) bool {
 	return slices.ContainsFunc(links, func(l Link) bool { return l.Prefix.Addr() == addr })
 }
@@ -144,7 +155,8 @@ type EngineFacts struct {
 	Told    string         // "auto", "native", "tunnel" or the VM's address
 	Socket  bool           // the API is a socket or pipe on this host
 	SSH     bool           // the API is reached by ssh
-	Host    netip.Addr     // the API's address otherwise; zero when its name does not resolve
+	WSL     bool           // the API is reached by wsl
+	Host    netip.Addr     // the API's address otherwise, or the WSL distribution's; zero when its name does not resolve, or it has none
 	System  string         // Docker's OperatingSystem: "Docker Desktop", "OrbStack", ...
 	Subnets []netip.Prefix // of its bridge networks
 	Bridges []string       // those of its interfaces whose names nobody else has: they hold a network's random id
@@ -181,6 +193,9 @@ func Decide(f EngineFacts, links []Link) Reach {
 		return Reach{Kind: Tunnel, Why: "an engine that is spoken to by ssh may be anywhere"}
 	}
 	f.Host = f.Host.Unmap()
+	if f.WSL && !f.Host.IsValid() {
+		return Reach{Kind: Tunnel, Why: "the distribution has no address that this host reaches, as with mirrored networking"}
+	}
 	if f.Socket || f.Host.IsLoopback() || isOwn(f.Host, links) {
 		if strings.HasPrefix(f.System, "Docker Desktop") {
 			return Reach{Kind: Tunnel, Why: "Docker Desktop's VM has no address that this host reaches"}

@@ -107,6 +107,8 @@ func TestDecide(t *testing.T) {
 		{"docker-mac-net-connect is not there", EngineFacts{Socket: true, System: "Docker Desktop", Routed: []string{"utun5"}}, desk, "tunnel", "Docker Desktop"},
 		{"docker-mac-net-connect routes to another engine", EngineFacts{Socket: true, System: "Alpine Linux", Routed: []string{"utun5"}}, rival, "tunnel", "not on this host"},
 		{"docker-mac-net-connect, told otherwise", EngineFacts{Told: "tunnel", Socket: true, System: "Docker Desktop", Routed: []string{"utun5"}}, rival, "tunnel", "as told"},
+		{"a WSL distribution", EngineFacts{WSL: true, Host: addr("10.211.55.7"), Subnets: sub("172.17.0.0/16")}, desk, "gateway 10.211.55.7 bridge100 10.211.55.2", "on-link"},
+		{"a WSL distribution with this host's addresses", EngineFacts{WSL: true, Subnets: sub("172.17.0.0/16")}, desk, "tunnel", "mirrored"},
 		{"OrbStack", EngineFacts{Socket: true, System: "OrbStack", Subnets: sub("192.168.97.0/24")}, desk, "native", "OrbStack"},
 		{"TCP on-link", EngineFacts{Host: addr("192.168.99.100")}, desk, "gateway 192.168.99.100 vboxnet0 192.168.99.1", "on-link"},
 		{"TCP on-link, IPv6", EngineFacts{Host: addr("fd99::100")}, desk, "gateway fd99::100 vboxnet0 fd99::1", "on-link"},

@@ -36,10 +36,10 @@ var ErrNotLinux = errors.New("engine runs no Linux containers")
 // Endpoint says where an engine's API is.
 type Endpoint struct {
 	Name  string `json:"name"`            // unique among the watched engines, a DNS label
-	URL   string `json:"url"`             // unix:///path, npipe:////./pipe/name, tcp://host:port, ssh://user@host
+	URL   string `json:"url"`             // unix:///path, npipe:////./pipe/name, tcp://host:port, ssh://user@host, wsl://distribution
 	Certs string `json:"certs,omitempty"` // folder with ca.pem, cert.pem, key.pem; empty means no TLS
 	// Home is that of the user whose files told all this: no link leads out of it to certificates that are not the user's,
-	// and ssh runs as its owner. Empty: whoever runs fairlead told.
+	// and ssh and wsl run as its owner. Empty: whoever runs fairlead told.
 	Home string `json:"home,omitempty"`
 }
 
@@ -75,8 +75,12 @@ func ParseEndpoint(s, fallback string) (Endpoint, error) {
 		if _, err := sshArgs(ep.URL); err != nil {
 			return ep, fmt.Errorf("engine %q: %w", s, err)
 		}
+	case "wsl":
+		if _, err := wslArgs(ep.URL); err != nil {
+			return ep, fmt.Errorf("engine %q: %w", s, err)
+		}
 	default:
-		return ep, fmt.Errorf("engine %q: %s:// is not spoken, only unix://, npipe://, tcp:// and ssh://", s, u.Scheme)
+		return ep, fmt.Errorf("engine %q: %s:// is not spoken, only unix://, npipe://, tcp://, ssh:// and wsl://", s, u.Scheme)
 	}
 	return ep, nil
 }
@@ -138,9 +142,9 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	defer cancel()
 	transport := &http.Transport{MaxIdleConns: 6, IdleConnTimeout: 30 * time.Second} // as the client's own
 	opts := []client.Opt{client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}), client.WithHost(e.URL)}
-	if strings.HasPrefix(e.URL, "ssh:") {
+	if e.AsUser() {
 		transport.MaxConnsPerHost = 6 // sshd takes ten that are not let in yet
-		opts = append(opts[:1], client.WithHost("http://docker.invalid"), client.WithDialContext(e.dialSSH))
+		opts = append(opts[:1], client.WithHost("http://docker.invalid"), client.WithDialContext(e.dialProgram))
 	}
 	if e.Certs != "" {
 		var err error

@@ -45,23 +45,45 @@ func sshArgs(raw string) ([]string, error) {
 	if u.Port() != "" {
 		args = append(args, "-p", u.Port())
 	}
-	args = append(args, "--", host, "docker")
-	if u.Path != "" && u.Path != "/" {
-		args = append(args, "--host", "unix://"+u.Path)
-	}
-	return append(args, "system", "dial-stdio"), nil
+	return append(append(args, "--", host), dialStdio(u.Path)...), nil
 }
 
-// dialSSH connects by way of ssh, which runs as the owner of Home: it does what that user's files say.
-func (e Endpoint) dialSSH(ctx context.Context, _, _ string) (net.Conn, error) {
-	args, err := sshArgs(e.URL)
+// dialStdio is the command that leads from its standard input and output to the engine that is where it runs, at socket if not
+// at the usual one.
+func dialStdio(socket string) []string {
+	if socket != "" && socket != "/" {
+		return []string{"docker", "--host", "unix://" + socket, "system", "dial-stdio"}
+	}
+	return []string{"docker", "system", "dial-stdio"}
+}
+
+// AsUser tells whether a program leads to the engine that runs as the owner of Home: ssh or wsl.
+func (e Endpoint) AsUser() bool {
+	return strings.HasPrefix(e.URL, "ssh:") || strings.HasPrefix(e.URL, "wsl:")
+}
+
+// dialProgram connects by way of ssh or wsl, which runs as the owner of Home: it does what that user's files say.
+func (e Endpoint) dialProgram(ctx context.Context, _, _ string) (net.Conn, error) {
+	name, words := "ssh", sshArgs
+	if strings.HasPrefix(e.URL, "wsl:") {
+		name, words = "wsl", wslArgs
+		if err := e.runs(ctx); err != nil {
+			return nil, err
+		}
+	}
+	args, err := words(e.URL)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("ssh", args...)
-	if err := asOwner(cmd, e.Home); err != nil {
+	cmd := exec.Command(name, args...)
+	if name == "wsl" {
+		cmd = wsl(args...)
+	}
+	started, err := asOwner(cmd, e.Home)
+	if err != nil {
 		return nil, err
 	}
+	defer started()
 	in, stdin, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -72,7 +94,7 @@ func (e Endpoint) dialSSH(ctx context.Context, _, _ string) (net.Conn, error) {
 		stdin.Close()
 		return nil, err
 	}
-	c := &sshConn{cmd: cmd, in: stdin, out: stdout, at: e.URL, exited: make(chan struct{})}
+	c := &programConn{name: name, cmd: cmd, in: stdin, out: stdout, at: e.URL, exited: make(chan struct{})}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &c.said
 	err = cmd.Start()
 	in.Close()
@@ -89,8 +111,9 @@ func (e Endpoint) dialSSH(ctx context.Context, _, _ string) (net.Conn, error) {
 	return c, nil
 }
 
-// sshConn is an ssh process as a connection.
-type sshConn struct {
+// programConn is a process of ssh or wsl as a connection.
+type programConn struct {
+	name    string
 	cmd     *exec.Cmd
 	in, out *os.File
 	at      string
@@ -98,10 +121,10 @@ type sshConn struct {
 	exited  chan struct{}
 }
 
-func (c *sshConn) Write(p []byte) (int, error) { return c.in.Write(p) }
+func (c *programConn) Write(p []byte) (int, error) { return c.in.Write(p) }
 
-// Read returns what ssh has said when it ends: its reason is worth more than "EOF".
-func (c *sshConn) Read(p []byte) (int, error) {
+// Read returns what the program has said when it ends: its reason is worth more than "EOF".
+func (c *programConn) Read(p []byte) (int, error) {
 	n, err := c.out.Read(p)
 	if n == 0 && err != nil {
 		select {
@@ -109,15 +132,15 @@ func (c *sshConn) Read(p []byte) (int, error) {
 		case <-time.After(time.Second):
 		}
 		if said := c.said.String(); said != "" && !errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("ssh: %s", strings.TrimPrefix(said, "ssh: "))
+			err = fmt.Errorf("%s: %s", c.name, strings.TrimPrefix(said, c.name+": "))
 		}
 	}
 	return n, err
 }
 
-func (c *sshConn) CloseWrite() error { return c.in.Close() }
+func (c *programConn) CloseWrite() error { return c.in.Close() }
 
-func (c *sshConn) Close() error {
+func (c *programConn) Close() error {
 	_ = c.in.Close()
 	err := c.out.Close()
 	select {
@@ -128,18 +151,18 @@ func (c *sshConn) Close() error {
 	return err
 }
 
-func (c *sshConn) LocalAddr() net.Addr                { return sshAddr("ssh") }
-func (c *sshConn) RemoteAddr() net.Addr               { return sshAddr(c.at) }
-func (c *sshConn) SetReadDeadline(t time.Time) error  { return c.out.SetReadDeadline(t) }
-func (c *sshConn) SetWriteDeadline(t time.Time) error { return c.in.SetWriteDeadline(t) }
-func (c *sshConn) SetDeadline(t time.Time) error {
+func (c *programConn) LocalAddr() net.Addr                { return programAddr(c.name) }
+func (c *programConn) RemoteAddr() net.Addr               { return programAddr(c.at) }
+func (c *programConn) SetReadDeadline(t time.Time) error  { return c.out.SetReadDeadline(t) }
+func (c *programConn) SetWriteDeadline(t time.Time) error { return c.in.SetWriteDeadline(t) }
+func (c *programConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-type sshAddr string
+type programAddr string
 
-func (sshAddr) Network() string  { return "ssh" }
-func (a sshAddr) String() string { return string(a) }
+func (programAddr) Network() string  { return "stdio" }
+func (a programAddr) String() string { return string(a) }
 
 // lastLine keeps the end of what is written to it, a line of a reader's patience.
 type lastLine struct {
@@ -158,6 +181,6 @@ func (l *lastLine) Write(p []byte) (int, error) {
 func (l *lastLine) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(l.end)), "\n")
+	lines := strings.Split(strings.TrimSpace(wslText(l.end)), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
 }

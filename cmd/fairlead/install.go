@@ -305,8 +305,7 @@ func (s *settings) forService(cfg agent.Config) (flags, from []string, err error
 			add(k.Name, v)
 		}
 	}
-	ssh := func(e agent.EngineConfig) bool { return strings.HasPrefix(e.URL, "ssh:") }
-	if len(cfg.Homes) == 0 && (len(cfg.Engines) == 0 || slices.ContainsFunc(cfg.Engines, ssh)) {
+	if len(cfg.Homes) == 0 && (len(cfg.Engines) == 0 || slices.ContainsFunc(cfg.Engines, func(e agent.EngineConfig) bool { return e.AsUser() })) {
 		for _, h := range platform.Homes() {
 			add("home", h.Dir)
 		}

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf16"
 
 	"github.com/fairlead-dev/fairlead/agent"
@@ -430,6 +431,87 @@ Version REG_DWORD 0x2`}
 	})
 
 	t.Run("in the way", func(t *testing.T) { p.in(t).inTheWay(t, before) })
+}
+
+// Engines that are a user's, watched by a service that is nobody's: docker-machine's, by TLS, and one inside a WSL distribution, by
+// way of wsl.exe in the user's session.
+func TestWindowsUsersEngines(t *testing.T) {
+	p := newPC(t)
+	certs, ca := t.TempDir(), newAuthority(t)
+	ca.write(t, certs, "server", time.Hour, "192.168.99.100")
+	vm := p.StartVM(t, lab.VMOptions{Args: []string{"--host=tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert=" + certs + "/ca.pem", "--tlscert=" + certs + "/cert.pem", "--tlskey=" + certs + "/key.pem"}})
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	web := address(t, vm, "bridge", "web")
+	before := p.state()
+
+	t.Run("docker-machine", func(t *testing.T) {
+		p := p.in(t)
+		me := &home{t: t, dir: p.path(`C:\users\root`)}
+		me.machine("default", vm.Addr().String())
+		ca.write(t, me.path(".docker/machine/machines/default"), "client", time.Hour)
+		p.must("install")
+		p.answers("web.docker", web)
+		p.ping(web)
+		if s := p.status(); len(s.Engines) != 1 || s.Engines[0].URL != "tcp://"+vm.Addr().String()+":2376" {
+			t.Errorf("engines %+v", s.Engines)
+		}
+		p.must("uninstall")
+		if err := os.RemoveAll(me.path(".docker")); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("WSL", func(t *testing.T) {
+		p := p.in(t)
+		wsl := p.path(`C:\windows\system32\wsl.exe`)
+		build := exec.Command("go", "build", "-o", wsl, "./testdata/wsl")
+		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		me := &home{t: t, dir: p.path(`C:\`)}
+		local := func(addr string) string { return "        |-- " + addr + "\n           /32 host LOCAL\n" }
+		me.write("lab/fib_trie", local("127.0.0.1")+local("172.17.0.1")+local(vm.Addr().String()))
+		me.write("lab/running", "")
+		p.pipe(`\\.\pipe\distribution`, vm.Socket())
+		p.must("install", "--engine", "distro=wsl://Ubuntu")
+		p.eventually("it is told that the distribution does not run", func() error {
+			if s := p.status(); len(s.Engines) != 1 || !strings.Contains(s.Engines[0].Error, "the WSL distribution Ubuntu does not run") {
+				return fmt.Errorf("%+v", s.Engines)
+			}
+			return nil
+		})
+		me.write("lab/running", "Ubuntu\r\n")
+		p.answers("web.docker", web)
+		p.ping(web)
+		if s := p.status(); s.Engines[0].Reach.Kind != "gateway" || s.Engines[0].Reach.Via != vm.Addr() {
+			t.Errorf("%+v", s.Engines[0].Reach)
+		}
+		calls := string(must(os.ReadFile(me.path("lab/calls")))(t))
+		for call := range strings.Lines(calls) {
+			if !strings.HasPrefix(call, `C:\users\root --`) {
+				t.Errorf("called for somebody else: %s", call)
+			}
+		}
+		if was := strings.Index(calls, "dial-stdio"); was < 0 || strings.Count(calls[:was], "--list") < 2 {
+			t.Errorf("a distribution that does not run was called:\n%s", calls)
+		}
+
+		// Mirrored networking: the VM's addresses are this host's own.
+		me.write("lab/fib_trie", local("192.168.99.1"))
+		p.must("restart")
+		p.eventually("the way is a tunnel", func() error {
+			if s := p.status(); len(s.Engines) != 1 || s.Engines[0].Reach.Kind != "tunnel" || !strings.Contains(s.Engines[0].Reach.Why, "mirrored networking") {
+				return fmt.Errorf("%+v", s.Engines)
+			}
+			return nil
+		})
+		p.must("uninstall")
+		if err := errors.Join(os.Remove(wsl), os.RemoveAll(me.path("lab"))); err != nil {
+			t.Error(err)
+		}
+	})
+	p.as(before)
 }
 
 // pipe lends the PC a named pipe that leads to a socket, until the test ends.
