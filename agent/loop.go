@@ -206,7 +206,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	}
 	a.take(found, skipped)
 	if a.server, err = dnsserver.Listen(listen); err != nil {
-		return explainListen(err, listen)
+		return explainListen(err, listen, platform.PortHolder)
 	}
 	a.zone = dnsserver.NewZone(a.zoneConfig())
 	control, status, err := listenControl(cfg.Control)

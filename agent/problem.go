@@ -77,14 +77,14 @@ func Explain(err error) *Problem {
 }
 
 // explainListen says who has the port that we would serve names on, and what to do.
-func explainListen(err error, listen netip.AddrPort) error {
+func explainListen(err error, listen netip.AddrPort, holder func(network string, at netip.AddrPort) (platform.Process, bool)) error {
 	taken := errors.Is(err, syscall.EADDRINUSE)
 	err = fmt.Errorf("serving DNS: %w", err)
 	if !taken {
 		return err
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		p, ok := platform.PortHolder(network, listen)
+		p, ok := holder(network, listen)
 		if !ok {
 			continue
 		}

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,6 +63,31 @@ func TestExplain(t *testing.T) {
 		}
 		if !errors.Is(p, p.Err) || strings.ContainsAny(p.Error()+p.Hint, "\n\x1b") {
 			t.Errorf("%s: %q, hint %q", tt.name, p, p.Hint)
+		}
+	}
+}
+
+// Who has port 53 decides what to do about it.
+func TestExplainListen(t *testing.T) {
+	at := netip.MustParseAddrPort("127.0.0.153:53")
+	for _, tt := range []struct {
+		err        error
+		holder     platform.Process
+		what, hint string
+	}{
+		{syscall.EADDRINUSE, platform.Process{PID: 7, Name: "svchost: SharedAccess"}, "svchost: SharedAccess (pid 7) has it", "for WSL, Hyper-V or Windows Sandbox; go on beside it with: --dns-listen [::1]:53"},
+		{syscall.EADDRINUSE, platform.Process{PID: 7, Name: "named"}, "named (pid 7) has it", "--dns-listen 127.0.0.154:53"},
+		{syscall.EADDRINUSE, platform.Process{}, "address already in use", "--dns-listen 127.0.0.154:53"},
+		{syscall.EADDRNOTAVAIL, platform.Process{PID: 7}, "serving DNS", "an address of this host"},
+	} {
+		p := Explain(explainListen(tt.err, at, func(network string, _ netip.AddrPort) (platform.Process, bool) {
+			return tt.holder, tt.holder.PID != 0 && network == "udp"
+		}))
+		if runtime.GOOS == "windows" && tt.holder.PID == 0 {
+			tt.what = "serving DNS" // Windows has other words
+		}
+		if !strings.Contains(p.Error(), tt.what) || !strings.Contains(p.Hint, tt.hint) {
+			t.Errorf("%v held by %v: %q, hint %q", tt.err, tt.holder, p, p.Hint)
 		}
 	}
 }

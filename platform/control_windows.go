@@ -20,8 +20,9 @@ var ErrBusy = errors.New("another fairlead is at work here")
 // Who may use the pipes: the system and administrators; of the second, too, whoever is logged on at this host. (SDDL, MS-DTYP 2.5.1)
 const (
 	controlRights = "D:P(A;;GA;;;SY)(A;;GA;;;BA)"
-	statusRights  = controlRights + "(A;;GRGW;;;IU)"
+	statusRights  = controlRights + "(A;;0x12019b;;;IU)" // to read and write, but not to serve it, as GENERIC_WRITE would allow, too
 	statusSuffix  = "-status"
+	statusAccess  = windows.FILE_GENERIC_READ | windows.FILE_WRITE_DATA // what a client asks for of these
 )
 
 // ListenControl makes the control endpoint, which only the system and administrators may use. The error is ErrBusy when
@@ -77,7 +78,7 @@ func pipeHolder(path string) (p Process, ok bool) {
 func DialControl(ctx context.Context, path string) (net.Conn, error) {
 	c, err := winio.DialPipeContext(ctx, path)
 	if errors.Is(err, windows.ERROR_ACCESS_DENIED) {
-		if c, err := winio.DialPipeContext(ctx, path+statusSuffix); err == nil {
+		if c, err := winio.DialPipeAccess(ctx, path+statusSuffix, statusAccess); err == nil {
 			return c, nil
 		}
 	}

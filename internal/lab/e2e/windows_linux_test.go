@@ -447,7 +447,7 @@ func TestWindowsUsersEngines(t *testing.T) {
 	t.Run("docker-machine", func(t *testing.T) {
 		p := p.in(t)
 		me := &home{t: t, dir: p.path(`C:\users\root`)}
-		me.machine("default", vm.Addr().String())
+		me.machine(".docker/machine", "default", vm.Addr().String())
 		ca.write(t, me.path(".docker/machine/machines/default"), "client", time.Hour)
 		p.must("install")
 		p.answers("web.docker", web)
