@@ -44,7 +44,11 @@ func TestMacService(t *testing.T) {
 	before := m.state()
 	engine := " --engine dev=" + vm.URL()
 
-	m.does("install"+engine, "to "+macCopy+", where only root can change it", "wrote /Library/LaunchDaemons/dev.fairlead.agent.plist", "started it", "now installed (launchd), and it runs")
+	const byHand = " 172.17.3.0/24 via 192.168.99.100 proto static"
+	m.ip("route add" + byHand)
+	m.does("install"+engine, "to "+macCopy+", where only root can change it", "wrote /Library/LaunchDaemons/dev.fairlead.agent.plist", "started it", "now installed (launchd), and it runs",
+		"route 172.17.3.0/24 via 192.168.99.100 dev bridge100: somebody made it by hand", "hint: sudo fairlead install --replace")
+	m.ip("route del" + byHand)
 	m.answers("web.docker", ip)
 	m.resolves("17.172.in-addr.arpa", "docker")
 	m.ping(ip)
