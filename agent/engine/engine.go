@@ -132,6 +132,7 @@ type connection struct {
 	tls        bool
 	open       func(context.Context) (net.Conn, error) // one more way to the engine, under HTTP
 	info       Info
+	traits     traits
 	systemTime time.Time // the engine's clock when it answered
 }
 
@@ -206,6 +207,7 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 		return err
 	}
 	c.info = Info{ID: i.ID, Host: i.Name, Kernel: i.KernelVersion, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
+	c.traits = traitsOf(i, v)
 	c.systemTime, _ = time.Parse(time.RFC3339Nano, i.SystemTime)
 	return nil
 }

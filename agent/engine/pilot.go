@@ -40,7 +40,7 @@ func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, e
 	stream, err := conn.startPilot(ctx, p)
 	if err != nil {
 		if ctx.Err() == nil {
-			err = conn.explain(ctx, err)
+			err = conn.traits.explain(err)
 		}
 		conn.Close()
 		return nil, fmt.Errorf("starting the pilot: %w", err)

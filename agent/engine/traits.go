@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types"
@@ -43,7 +42,8 @@ func traitsOf(i system.Info, v types.Version) traits {
 		})
 	}
 	return traits{
-		rootless: option("rootless"),
+		// Podman 4 does not say so; containers-storage.conf(5) tells where a user's own lie.
+		rootless: option("rootless") || strings.HasSuffix(strings.TrimSuffix(i.DockerRootDir, "/storage"), "/.local/share/containers"),
 		userns:   option("userns"),
 		podman:   slices.ContainsFunc(v.Components, func(c types.ComponentVersion) bool { return strings.HasPrefix(c.Name, "Podman") }),
 	}
@@ -113,7 +113,7 @@ func (t traits) refusal(err error) *Refusal {
 	case t.rootless && denied && t.podman:
 		return &Refusal{
 			Why:  "Podman runs rootless, and its user lacks a right that the pilot needs",
-			Hint: "podman machine stop; podman machine set --rootful; podman machine start",
+			Hint: "podman machine stop; podman machine set --rootful; podman machine start; without a machine, root's Podman: sudo systemctl start podman.socket",
 			Err:  err,
 		}
 	case t.rootless && denied:
@@ -140,14 +140,5 @@ func (e *Engine) Explain(ctx context.Context, err error) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.explain(ctx, err)
-}
-
-// explain asks the engine for its traits and explains err by them.
-func (c *connection) explain(ctx context.Context, err error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	i, _ := c.Info(ctx) // without an answer it is an engine like others
-	v, _ := c.ServerVersion(ctx)
-	return traitsOf(i, v).explain(err)
+	return conn.traits.explain(err)
 }

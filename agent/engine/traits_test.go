@@ -23,6 +23,8 @@ func TestTraitsOf(t *testing.T) {
 		{"userns-remap", system.Info{SecurityOptions: []string{"name=seccomp,profile=default", "name=userns"}}, types.Version{}, traits{userns: true}},
 		{"a profile of that name", system.Info{SecurityOptions: []string{"name=seccomp,profile=rootless"}}, types.Version{}, traits{}},
 		{"Podman", system.Info{SecurityOptions: []string{"name=seccomp,profile=default"}}, podman, traits{podman: true}},
+		{"rootless Podman 4", system.Info{DockerRootDir: "/home/ann/.local/share/containers/storage"}, podman, traits{podman: true, rootless: true}},
+		{"rootful Podman", system.Info{DockerRootDir: "/var/lib/containers/storage"}, podman, traits{podman: true}},
 		{"rootless Podman", system.Info{SecurityOptions: []string{"name=rootless"}}, podman, traits{podman: true, rootless: true}},
 	} {
 		if got := traitsOf(c.info, c.of); got != c.want {

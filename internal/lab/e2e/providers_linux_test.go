@@ -301,6 +301,31 @@ func TestEnginesOneByOne(t *testing.T) {
 		}
 		r.signal(syscall.SIGTERM)
 	})
+	t.Run("rootless podman", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t)
+		ann := h.home("ann", 4711)
+		socket := ann.mkdir("run/podman") + "/podman.sock"
+		vm, err := h.VM(t.Context(), lab.VMOptions{Sealed: true, Dockerd: program(t, "rootless-podmand"), Args: []string{"--host=unix://" + socket}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ann.own()
+		h.args = append(h.args, "--home", ann.dir, "--docker-env", "XDG_RUNTIME_DIR="+ann.path("run"))
+		h.start("--resolver", "none")
+		if err := vm.LoadImages(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		docker(t, vm, "run", "-d", "--name", "web", "web")
+		// Its networks are in namespaces that no pilot gets into.
+		h.eventually("it is recognised, and told what to do", func() error {
+			s := h.status()
+			if e := s.Engines[0]; !strings.HasPrefix(e.Found, "podman: ") || e.Name != "podman-rootless" || e.Pilot == nil || !strings.Contains(e.Pilot.Error, "Podman runs rootless") || !strings.Contains(e.Pilot.Hint, "--rootful") {
+				return fmt.Errorf("%+v, pilot %+v", e, e.Pilot)
+			}
+			return nil
+		})
+	})
 	t.Run("rootless", func(t *testing.T) {
 		t.Parallel()
 		h := newHost(t)
