@@ -29,8 +29,9 @@ type node struct {
 	// label below it, which is for Zone's writer alone; and what follows.
 	//
 	// Then come the records of each type: the type in a byte, their number, and their data. Addresses lie side by side. All else has
-	// its size before it and is in pieces: a byte below 0x80 is one less than the number of bytes that follow, one from 0x80 on
-	// a number of bytes to be copied from the names, from where the 2 bytes after it say, or a whole domain that these number.
+	// its size before it and is in pieces: a byte below 0x80 is one less than the number of bytes that follow; 0x80 is the domain that the 2 bytes
+	// after it number; 0x80 and more are so many bytes of what stands as far before the end of the names as the 2 bytes after it say: a
+	// name of this node, or something that an earlier one in the chunk has, too.
 }
 
 const (
@@ -47,7 +48,6 @@ const (
 	nameHead  = 5
 	maxNames  = 16 // of one node: a lookup may compare with all
 	copied    = 0x80
-	domain    = 1 << 15 // added to the number of a domain in place of a place among the names
 )
 
 func (n *node) bytes() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(n)), n.size) }
@@ -133,15 +133,14 @@ func (f *format) names(n *node) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// encode appends a node for names, in the order of bytes, of the domain with this number. The records are in wire form, owned by pointers to a
-// reply's question, and sorted by type.
-func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uint8) []byte {
-	start, tail := len(b), len(f.apexes[apex])
-	ttl := uint8(0)
+// encode writes a node for names, in the order of bytes, of the domain with this number. The records are in wire form, owned by pointers to a
+// reply's question, and sorted by type. The dictionary, unless nil, is of the chunk where the node is to be next.
+func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uint8, d *dictionary) []byte {
+	tail, ttl := len(f.apexes[apex]), uint8(0)
 	if len(rrs) > 0 {
 		ttl = uint8(binary.BigEndian.Uint32(rrs[6:]))
 	}
-	b = append(b, make([]byte, nodeSize)...)
+	b = append(b[:0], make([]byte, nodeSize)...)
 	if rotates(rrs) {
 		kind |= turns
 		b = append(b, make([]byte, turnsSize)...)
@@ -156,11 +155,13 @@ func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uin
 			shared++
 		}
 		b = append(append(b, byte(shared), byte(len(name)-shared), 0, 0, 0), name[shared:]...)
+		if shared == 0 && len(name) > 0 && len(name) == 1+int(name[0]) {
+			d.add(b, len(name)-1) // the label without its length
+		}
 		before = name
 	}
 	binary.NativeEndian.PutUint16(b[size:], uint16(len(b)-size-2))
-	from := size + 2
-	to := len(b)
+	c := compressor{f, b, size + 2, len(b), d}
 	for len(rrs) > 0 {
 		rrtype, run := rrs[3], rrs
 		count, end := 0, 0
@@ -169,22 +170,23 @@ func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uin
 			count++
 		}
 		run, rrs = rrs[:end], rrs[end:]
-		b = binary.AppendUvarint(append(b, rrtype), uint64(count))
+		c.b = binary.AppendUvarint(append(c.b, rrtype), uint64(count))
 		for ; len(run) > 0; run = run[rrSize(run):] {
 			data := run[rrHeader:rrSize(run)]
-			if uint16(rrtype) == typeA || uint16(rrtype) == typeAAAA {
-				b = append(b, data...)
+			if width(uint16(rrtype)) > 0 {
+				c.b = append(c.b, data...)
 				continue
 			}
-			b = binary.AppendUvarint(b, uint64(len(data)))
-			b = f.compress(b, data, from, to)
+			c.b = binary.AppendUvarint(c.b, uint64(len(data)))
+			c.compress(data)
 		}
 	}
+	b = c.b
 	for len(b)%8 != 0 {
 		b = append(b, 0) // no type
 	}
-	n := (*node)(unsafe.Pointer(&b[start]))
-	n.size, n.apex, n.tail, n.flags = uint32(len(b)-start), uint16(apex), uint8(tail), kind|ttl<<ttlShift
+	n := (*node)(unsafe.Pointer(unsafe.SliceData(b)))
+	n.size, n.apex, n.tail, n.flags = uint32(len(b)), uint16(apex), uint8(tail), kind|ttl<<ttlShift
 	return b
 }
 
@@ -200,30 +202,91 @@ func rotates(rrs []byte) bool {
 	return false
 }
 
-// compress appends a record's data in pieces. What is likely to stand elsewhere is looked for: a text's value among the names, which
-// are b[from:to], and the end of a name among the domains.
-func (f *format) compress(b, data []byte, from, to int) []byte {
-	literal := func(data []byte) {
-		for len(data) > 0 {
-			n := min(len(data), copied)
-			b = append(append(b, byte(n-1)), data[:n]...)
-			data = data[n:]
-		}
+// compressor writes data in pieces. What is likely to stand elsewhere is looked for there: a text's value among the node's names, the end of
+// a name among the domains, and all in the dictionary.
+type compressor struct {
+	*format
+	b        []byte
+	from, to int // where the node's names are in b
+	*dictionary
+}
+
+// dictionary knows some texts that stand in a chunk.
+type dictionary struct {
+	chunk []byte // as far as it is written
+	texts [512]struct {
+		at   uint16
+		size uint8
+	}
+}
+
+// add has a text in the dictionary that is the last of a node to be.
+func (d *dictionary) add(node []byte, size int) {
+	if d != nil && size < copied {
+		t := &d.texts[hashOf(node[len(node)-size:])>>1%uint64(len(d.texts))]
+		t.at, t.size = uint16(len(d.chunk)+len(node)-size), uint8(size)
+	}
+}
+
+// find gives where in the chunk a text is.
+func (d *dictionary) find(text []byte) (at int, ok bool) {
+	if d == nil {
+		return 0, false
+	}
+	t := d.texts[hashOf(text)>>1%uint64(len(d.texts))]
+	at = int(t.at)
+	return at, int(t.size) == len(text) && at+len(text) <= len(d.chunk) && string(d.chunk[at:][:len(text)]) == string(text)
+}
+
+func (c *compressor) compress(data []byte) {
+	if c.known(data) {
+		return
 	}
 	if i := bytes.IndexByte(data, '=') + 1; i > 0 {
-		if at := bytes.Index(b[from:to], data[i:]); at >= 0 && len(data)-i >= 4 && len(data)-i < copied {
-			literal(data[:i])
-			return binary.NativeEndian.AppendUint16(append(b, copied|byte(len(data)-i)), uint16(at))
+		if at := bytes.Index(c.b[c.from:c.to], data[i:]); at >= 0 && len(data)-i >= 4 && len(data)-i < copied {
+			c.literal(data[:i])
+			c.copy(len(data)-i, c.to-c.from-at)
+			return
 		}
 	}
-	for i, apex := range f.apexes[:min(len(f.apexes), domain)] {
+	for i, apex := range c.apexes {
 		if bytes.HasSuffix(data, apex) {
-			literal(data[:len(data)-len(apex)])
-			return binary.NativeEndian.AppendUint16(append(b, copied), uint16(domain|i))
+			if data = data[:len(data)-len(apex)]; len(data) > 0 {
+				c.literal(data[:1]) // a label's length
+				if data = data[1:]; !c.known(data) {
+					c.literal(data)
+				}
+			}
+			c.copy(0, i)
+			return
 		}
 	}
-	literal(data)
-	return b
+	c.literal(data)
+	c.add(c.b, len(data))
+}
+
+func (c *compressor) literal(data []byte) {
+	for len(data) > 0 {
+		n := min(len(data), copied)
+		c.b = append(append(c.b, byte(n-1)), data[:n]...)
+		data = data[n:]
+	}
+}
+
+// known writes data if it is in the dictionary.
+func (c *compressor) known(data []byte) bool {
+	if len(data) < 4 {
+		return false
+	}
+	at, ok := c.find(data)
+	if ok {
+		c.copy(len(data), len(c.chunk)+c.to-at)
+	}
+	return ok
+}
+
+func (c *compressor) copy(n, from int) {
+	c.b = binary.NativeEndian.AppendUint16(append(c.b, copied|byte(n)), uint16(from))
 }
 
 // expand appends data of some size that compress wrote, and gives what follows it.
@@ -236,13 +299,14 @@ func (f *format) expand(b, data []byte, size int, names []byte) (out, rest []byt
 			data = data[n+1:]
 			continue
 		}
-		at := binary.NativeEndian.Uint16(data)
+		from := int(binary.NativeEndian.Uint16(data))
 		data = data[2:]
-		if at&domain != 0 {
-			b = append(b, f.apexes[at&^domain]...)
-		} else {
-			b = append(b, names[at:][:n&^copied]...)
+		if n == copied {
+			b = append(b, f.apexes[from]...)
+			continue
 		}
+		start := unsafe.Add(unsafe.Pointer(unsafe.SliceData(names)), len(names)-from)
+		b = append(b, unsafe.Slice((*byte)(start), n-copied)...)
 	}
 	return b, data
 }
@@ -309,18 +373,17 @@ func (f *format) skip(records []byte, rrtype uint16, count int) []byte {
 		var size int
 		size, records = uvarint(int(records[0]), records[1:])
 		for size > 0 {
-			n := int(records[0])
-			switch at := binary.NativeEndian.Uint16(records[1:]); {
+			switch n := int(records[0]); {
 			case n < copied:
 				size -= n + 1
 				records = records[2+n:]
-				continue
-			case at&domain != 0:
-				size -= len(f.apexes[at&^domain])
+			case n == copied:
+				size -= len(f.apexes[binary.NativeEndian.Uint16(records[1:])])
+				records = records[3:]
 			default:
-				size -= n &^ copied
+				size -= n - copied
+				records = records[3:]
 			}
-			records = records[3:]
 		}
 	}
 	return records

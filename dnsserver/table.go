@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bytes"
 	"hash/maphash"
 	"iter"
 	"sync/atomic"
@@ -171,7 +172,9 @@ type nodes struct {
 	last   uint32   // to be written to
 	spare  []uint32 // numbers of chunks that are no more
 	sparse []uint32 // chunks that may have to be moved out of
-	buf    []byte
+	dictionary
+	buf []byte // scratch, as is the next
+	rrs []byte
 }
 
 type chunk struct {
@@ -179,6 +182,7 @@ type chunk struct {
 	sparse           bool
 }
 
+// A node may tell of what stands 2 bytes' worth before it.
 const (
 	chunkSize = 64 << 10
 	inChunk   = chunkSize / 8 // places
@@ -199,18 +203,44 @@ func (s *nodes) node(ref uint32) *node {
 	return (*node)(unsafe.Add(unsafe.Pointer(base), ref%inChunk*8))
 }
 
-// add keeps an encoded node.
-func (s *nodes) add(b []byte) (ref uint32) {
-	number := s.last
-	if c := s.sizes[number]; c.size-c.used < len(b) {
-		if number = s.chunk(max(chunkSize, len(b))); len(b) < chunkSize/4 { // else what is left of the other is still of use
-			s.last = number
+// write makes a node. No slot has it yet.
+func (t *table) write(names [][]byte, apex int, rrs []byte, kind uint8) (ref uint32) {
+	number := t.last
+	c := t.sizes[number]
+	t.buf = t.encode(t.buf, names, apex, rrs, kind, &t.dictionary)
+	switch {
+	case len(t.buf) <= c.size-c.used:
+	case len(t.buf) < chunkSize/4:
+		t.last, t.dictionary = t.chunk(chunkSize), dictionary{}
+		return t.write(names, apex, rrs, kind)
+	default: // what is left of the last is still of use
+		t.buf = t.encode(t.buf, names, apex, rrs, kind, nil)
+		number = t.chunk(len(t.buf))
+	}
+	at := t.sizes[number].used
+	ref = number*inChunk + uint32(at/8)
+	n := t.node(ref)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(n)), len(t.buf)), t.buf)
+	if t.sizes[number].used += len(t.buf); number == t.last {
+		t.dictionary.chunk = unsafe.Slice((*byte)(unsafe.Pointer(t.node(number*inChunk))), t.sizes[number].used)
+	}
+	return ref
+}
+
+// rewrite makes a node that has some of another's names.
+func (t *table) rewrite(n *node, names [][]byte) (ref uint32) {
+	t.rrs = t.records(t.rrs[:0], n)
+	ref = t.write(names, int(n.apex), t.rrs, n.kind())
+	moved := t.node(ref)
+	for _, rrtype := range []uint16{typeA, typeAAAA} {
+		if n.flags&turns != 0 {
+			moved.turn(rrtype).Store(n.turn(rrtype).Load())
 		}
 	}
-	c := &s.sizes[number]
-	ref = number*inChunk + uint32(c.used/8)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(s.node(ref))), len(b)), b)
-	c.used += len(b)
+	for _, name := range names {
+		setBelow(t.head(moved, name), belowOf(t.head(n, name)))
+		t.set(name, ref)
+	}
 	return ref
 }
 
@@ -261,10 +291,7 @@ func (t *table) tidy() {
 		}
 		for ref, n := range t.in(number) {
 			if t.lives(ref, n) {
-				moved := t.add(t.copyOf(n))
-				for name := range t.names(n) {
-					t.set(name, moved)
-				}
+				t.rewrite(n, t.stay(ref, n))
 			}
 		}
 		(*t.chunks.Load())[number].Store(nil)
@@ -308,25 +335,14 @@ func (t *table) all(yield func(*node) bool) {
 	}
 }
 
-// copyOf is a node's bytes, read while others take turns at it.
-func (s *nodes) copyOf(n *node) []byte {
-	b, rest := append(s.buf[:0], n.bytes()[:nodeSize]...), n.bytes()[nodeSize:]
-	if n.flags&turns != 0 {
-		b, rest = append(b, make([]byte, turnsSize)...), rest[turnsSize:]
-	}
-	s.buf = append(b, rest...)
-	copyTurns(s.buf, n)
-	return s.buf
-}
-
-// copyTurns has an encoded node go on where another is.
-func copyTurns(b []byte, from *node) {
-	to := (*node)(unsafe.Pointer(unsafe.SliceData(b)))
-	for _, rrtype := range []uint16{typeA, typeAAAA} {
-		if to.flags&from.flags&turns != 0 {
-			to.turn(rrtype).Store(from.turn(rrtype).Load())
+// stay are those of a node's names whose slots have it.
+func (t *table) stay(ref uint32, n *node) (names [][]byte) {
+	for name := range t.names(n) {
+		if _, _, at := t.place(name); at == ref {
+			names = append(names, bytes.Clone(name))
 		}
 	}
+	return names
 }
 
 // above cuts the first label off a name in wire form.

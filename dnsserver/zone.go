@@ -83,7 +83,6 @@ type Zone struct {
 	rrs     []byte
 	name    []byte
 	had     []byte
-	node    []byte
 	text    []byte
 	batch   []change
 }
@@ -300,17 +299,10 @@ func (z *Zone) put(t *table, names [][]byte, apex int, rrs []byte, kind uint8) *
 		setBelow(head, belowOf(head)+1)
 	}
 	t = t.grown(len(names))
-	z.node = t.encode(z.node[:0], names, apex, rrs, kind)
-	z.replace(t, names)
-	return t
-}
-
-// replace puts z.node, which was encoded for the names, in place of what they have.
-func (z *Zone) replace(t *table, names [][]byte) {
-	ref := t.add(z.node)
+	ref := t.write(names, apex, rrs, kind)
 	n := t.node(ref)
-	var room [maxNames]uint32
-	left := room[:0]
+	var places [maxNames]uint32
+	left := places[:0]
 	for _, name := range names {
 		if _, _, old := t.place(name); old != 0 {
 			setBelow(t.head(n, name), belowOf(t.head(t.node(old), name)))
@@ -321,25 +313,16 @@ func (z *Zone) replace(t *table, names [][]byte) {
 		t.set(name, ref)
 	}
 	for _, old := range left {
-		z.leave(t, old)
+		t.leave(old)
 	}
+	return t
 }
 
 // leave gives those a node of their own who still have one that others have left.
-func (z *Zone) leave(t *table, ref uint32) {
+func (t *table) leave(ref uint32) {
 	n := t.node(ref)
-	var stay [][]byte
-	for name := range t.names(n) {
-		if _, _, at := t.place(name); at == ref {
-			stay = append(stay, bytes.Clone(name))
-		}
-	}
-	if len(stay) > 0 {
-		z.had = t.records(z.had[:0], n)
-		z.node = t.encode(z.node[:0], stay, int(n.apex), z.had, n.kind())
-		copyTurns(z.node, n)
-		z.replace(t, stay)
-		return
+	if stay := t.stay(ref, n); len(stay) > 0 {
+		t.rewrite(n, stay)
 	}
 	t.free(ref)
 }
@@ -352,7 +335,7 @@ func (z *Zone) remove(t *table, name []byte) *table {
 			return z.put(t, [][]byte{name}, int(n.apex), nil, 0) // an empty non-terminal
 		}
 		t.remove(name)
-		z.leave(t, ref)
+		t.leave(ref)
 		name = above(name)
 		up := t.find(name, hashOf(name)) // there is one: an apex is never removed
 		head := t.head(up, name)
