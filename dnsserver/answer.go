@@ -109,7 +109,7 @@ func (z *Zone) resolve(m *dns.Msg, q dns.Question, size int) {
 	if !exists {
 		m.Rcode = dns.RcodeNameError
 	}
-	apex, _, _ := dns.UnpackDomainName(name, len(name)-int(n.tail))
+	apex, _, _ := dns.UnpackDomainName(name, len(name)-len(t.domain(n)))
 	header := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: z.ttl}
 	switch {
 	case q.Qtype == dns.TypeANY && (atApex || exists && n.hasRecords()):

@@ -16,17 +16,16 @@ import (
 // a hundred thousand. Once readers see it nothing but below and the turns changes; whoever wants another answer for a name puts
 // another node in its place.
 type node struct {
-	size  uint32 // of the whole in bytes, a multiple of 8
-	apex  uint16 // which of the table's domains all its names end with
-	tail  uint8  // bytes of that domain's name
+	head  uint32 // its size in units of 4 bytes; in the upper 8 bits which of the table's domains all its names end with
 	flags uint8  // and in the upper three bits the TTL of its records in seconds
+	names uint16 // bytes of the names
 
 	// If flags say so, two uint32 follow: whose turn it is among the A and the AAAA records. Clients ask both in turns, and must not find
 	// one of them standing still.
 	//
-	// Then comes the size of the names in 2 bytes, and the names in the order of bytes, in lower-case wire form without the domain: how
-	// many bytes each shares with the one before it and how many follow, a byte each; in 3 bytes how many names exist exactly one
-	// label below it, which is for Zone's writer alone; and what follows.
+	// Then come the names in the order of bytes, in lower-case wire form without the domain: how many bytes each shares with the one
+	// before it, how many follow, and how many names exist exactly one label below it, which is for Zone's writer alone, a byte
+	// each; and what follows.
 	//
 	// Then come the records of each type: the type in a byte, their number, and their data. Addresses lie side by side. All else has
 	// its size before it and is in pieces: a byte below 0x80 is one less than the number of bytes that follow; 0x80 is the domain that the 2 bytes
@@ -45,12 +44,16 @@ const (
 const (
 	nodeSize  = int(unsafe.Sizeof(node{}))
 	turnsSize = 8
-	nameHead  = 5
+	nameHead  = 3
+	many      = 255 // names below, or more: the table counts them
+	maxApexes = 256
 	maxNames  = 16 // of one node: a lookup may compare with all
 	copied    = 0x80
 )
 
-func (n *node) bytes() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(n)), n.size) }
+func (n *node) size() int     { return int(n.head&(1<<24-1)) * unit }
+func (n *node) apex() int     { return int(n.head >> 24) }
+func (n *node) bytes() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(n)), n.size()) }
 func (n *node) ttl() uint32   { return uint32(n.flags >> ttlShift) }
 func (n *node) kind() uint8   { return n.flags & (given | wildcard | own) }
 
@@ -69,13 +72,11 @@ func (n *node) parts() (names, records []byte) {
 	if n.flags&turns != 0 {
 		b = b[turnsSize:]
 	}
-	size := 2 + int(binary.NativeEndian.Uint16(b))
-	return b[2:size], b[size:]
+	return b[:n.names], b[n.names:]
 }
 
 func (n *node) isApex() bool {
-	names, _ := n.parts()
-	return len(names) == nameHead
+	return n.names == nameHead
 }
 
 // seek finds a name without its domain, and gives what stands before its bytes; nil when it is not among the names. What the one before has
@@ -101,32 +102,29 @@ func (n *node) seek(name []byte) (head []byte) {
 	return nil
 }
 
-func belowOf(head []byte) int { return int(head[2]) | int(head[3])<<8 | int(head[4])<<16 }
-func setBelow(head []byte, count int) {
-	head[2], head[3], head[4] = byte(count), byte(count>>8), byte(count>>16)
-}
-
 // format writes and reads the nodes of a table.
 type format struct{ apexes [][]byte } // the served domains in wire form
+
+func (f *format) domain(n *node) []byte { return f.apexes[n.apex()] }
 
 // is tells whether name is one of the node's.
 func (f *format) is(n *node, name []byte) bool { return f.head(n, name) != nil }
 
 func (f *format) head(n *node, name []byte) []byte {
-	cut := len(name) - int(n.tail)
-	if cut < 0 || string(name[cut:]) != string(f.apexes[n.apex]) {
+	apex := f.domain(n)
+	cut := len(name) - len(apex)
+	if cut < 0 || string(name[cut:]) != string(apex) {
 		return nil
 	}
 	return n.seek(name[:cut])
 }
 
-// names goes through a node's names, whole, with what stands before each. A name is valid until the next.
-func (f *format) names(n *node) iter.Seq2[[]byte, []byte] {
-	return func(yield func(name, head []byte) bool) {
+// names goes through a node's names, whole. Each is valid until the next.
+func (f *format) names(n *node) iter.Seq[[]byte] {
+	return func(yield func(name []byte) bool) {
 		var room [255]byte
 		for names, _ := n.parts(); len(names) > 0; names = names[nameHead+int(names[1]):] {
-			whole := append(append(room[:names[0]], names[nameHead:nameHead+int(names[1])]...), f.apexes[n.apex]...)
-			if !yield(whole, names[:nameHead]) {
+			if !yield(append(append(room[:names[0]], names[nameHead:nameHead+int(names[1])]...), f.domain(n)...)) {
 				return
 			}
 		}
@@ -136,7 +134,7 @@ func (f *format) names(n *node) iter.Seq2[[]byte, []byte] {
 // encode writes a node for names, in the order of bytes, of the domain with this number. The records are in wire form, owned by pointers to a
 // reply's question, and sorted by type. The dictionary, unless nil, is of the chunk where the node is to be next.
 func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uint8, d *dictionary) []byte {
-	tail, ttl := len(f.apexes[apex]), uint8(0)
+	domain, ttl := len(f.apexes[apex]), uint8(0)
 	if len(rrs) > 0 {
 		ttl = uint8(binary.BigEndian.Uint32(rrs[6:]))
 	}
@@ -145,23 +143,22 @@ func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uin
 		kind |= turns
 		b = append(b, make([]byte, turnsSize)...)
 	}
-	size := len(b)
-	b = append(b, 0, 0)
+	from := len(b)
 	var before []byte
 	for _, name := range names {
-		name = name[:len(name)-tail]
+		name = name[:len(name)-domain]
 		shared := 0
 		for shared < min(len(before), len(name)) && before[shared] == name[shared] {
 			shared++
 		}
-		b = append(append(b, byte(shared), byte(len(name)-shared), 0, 0, 0), name[shared:]...)
+		b = append(append(b, byte(shared), byte(len(name)-shared), 0), name[shared:]...)
 		if shared == 0 && len(name) > 0 && len(name) == 1+int(name[0]) {
 			d.add(b, len(name)-1) // the label without its length
 		}
 		before = name
 	}
-	binary.NativeEndian.PutUint16(b[size:], uint16(len(b)-size-2))
-	c := compressor{f, b, size + 2, len(b), d}
+	size := uint16(len(b) - from)
+	c := compressor{f, b, from, len(b), d}
 	for len(rrs) > 0 {
 		rrtype, run := rrs[3], rrs
 		count, end := 0, 0
@@ -182,11 +179,11 @@ func (f *format) encode(b []byte, names [][]byte, apex int, rrs []byte, kind uin
 		}
 	}
 	b = c.b
-	for len(b)%8 != 0 {
+	for len(b)%unit != 0 {
 		b = append(b, 0) // no type
 	}
 	n := (*node)(unsafe.Pointer(unsafe.SliceData(b)))
-	n.size, n.apex, n.tail, n.flags = uint32(len(b)), uint16(apex), uint8(tail), kind|ttl<<ttlShift
+	n.head, n.names, n.flags = uint32(len(b)/unit)|uint32(apex)<<24, size, kind|ttl<<ttlShift
 	return b
 }
 
@@ -222,7 +219,7 @@ type dictionary struct {
 
 // add has a text in the dictionary that is the last of a node to be.
 func (d *dictionary) add(node []byte, size int) {
-	if d != nil && size < copied {
+	if d != nil && size > 3 && size < copied {
 		t := &d.texts[hashOf(node[len(node)-size:])>>1%uint64(len(d.texts))]
 		t.at, t.size = uint16(len(d.chunk)+len(node)-size), uint8(size)
 	}
@@ -244,7 +241,12 @@ func (c *compressor) compress(data []byte) {
 	}
 	if i := bytes.IndexByte(data, '=') + 1; i > 0 {
 		if at := bytes.Index(c.b[c.from:c.to], data[i:]); at >= 0 && len(data)-i >= 4 && len(data)-i < copied {
-			c.literal(data[:i])
+			if !c.known(data[:i]) {
+				c.literal(data[:1]) // the text's length
+				if !c.known(data[1:i]) {
+					c.literal(data[1:i])
+				}
+			}
 			c.copy(len(data)-i, c.to-c.from-at)
 			return
 		}
@@ -262,22 +264,19 @@ func (c *compressor) compress(data []byte) {
 		}
 	}
 	c.literal(data)
-	c.add(c.b, len(data))
 }
 
 func (c *compressor) literal(data []byte) {
 	for len(data) > 0 {
 		n := min(len(data), copied)
 		c.b = append(append(c.b, byte(n-1)), data[:n]...)
+		c.add(c.b, n)
 		data = data[n:]
 	}
 }
 
 // known writes data if it is in the dictionary.
 func (c *compressor) known(data []byte) bool {
-	if len(data) < 4 {
-		return false
-	}
 	at, ok := c.find(data)
 	if ok {
 		c.copy(len(data), len(c.chunk)+c.to-at)

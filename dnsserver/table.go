@@ -169,9 +169,10 @@ type nodes struct {
 
 	// The writer's.
 	sizes  []chunk
-	last   uint32   // to be written to
-	spare  []uint32 // numbers of chunks that are no more
-	sparse []uint32 // chunks that may have to be moved out of
+	last   uint32         // to be written to
+	spare  []uint32       // numbers of chunks that are no more
+	sparse []uint32       // chunks that may have to be moved out of
+	crowds map[string]int // how many names lie below those with many
 	dictionary
 	buf []byte // scratch, as is the next
 	rrs []byte
@@ -185,11 +186,12 @@ type chunk struct {
 // A node may tell of what stands 2 bytes' worth before it.
 const (
 	chunkSize = 64 << 10
-	inChunk   = chunkSize / 8 // places
+	unit      = 4 // bytes between places
+	inChunk   = chunkSize / unit
 )
 
 func newNodes() *nodes {
-	s := &nodes{sizes: make([]chunk, 1)}
+	s := &nodes{sizes: make([]chunk, 1), crowds: map[string]int{}}
 	s.chunks.Store(&[]atomic.Pointer[byte]{{}})
 	return s
 }
@@ -200,7 +202,7 @@ func (s *nodes) node(ref uint32) *node {
 	if base == nil {
 		return nil
 	}
-	return (*node)(unsafe.Add(unsafe.Pointer(base), ref%inChunk*8))
+	return (*node)(unsafe.Add(unsafe.Pointer(base), ref%inChunk*unit))
 }
 
 // write makes a node. No slot has it yet.
@@ -218,7 +220,7 @@ func (t *table) write(names [][]byte, apex int, rrs []byte, kind uint8) (ref uin
 		number = t.chunk(len(t.buf))
 	}
 	at := t.sizes[number].used
-	ref = number*inChunk + uint32(at/8)
+	ref = number*inChunk + uint32(at/unit)
 	n := t.node(ref)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(n)), len(t.buf)), t.buf)
 	if t.sizes[number].used += len(t.buf); number == t.last {
@@ -230,7 +232,7 @@ func (t *table) write(names [][]byte, apex int, rrs []byte, kind uint8) (ref uin
 // rewrite makes a node that has some of another's names.
 func (t *table) rewrite(n *node, names [][]byte) (ref uint32) {
 	t.rrs = t.records(t.rrs[:0], n)
-	ref = t.write(names, int(n.apex), t.rrs, n.kind())
+	ref = t.write(names, n.apex(), t.rrs, n.kind())
 	moved := t.node(ref)
 	for _, rrtype := range []uint16{typeA, typeAAAA} {
 		if n.flags&turns != 0 {
@@ -238,7 +240,7 @@ func (t *table) rewrite(n *node, names [][]byte) (ref uint32) {
 		}
 	}
 	for _, name := range names {
-		setBelow(t.head(moved, name), belowOf(t.head(n, name)))
+		t.setBelow(moved, name, t.below(n, name))
 		t.set(name, ref)
 	}
 	return ref
@@ -262,7 +264,7 @@ func (s *nodes) chunk(size int) (number uint32) {
 		chunks = more
 	}
 	s.sizes[number] = chunk{size: size}
-	memory := make([]uint64, size/8)
+	memory := make([]uint64, (size+7)/8)
 	chunks[number].Store((*byte)(unsafe.Pointer(unsafe.SliceData(memory))))
 	return number
 }
@@ -271,7 +273,7 @@ func (s *nodes) chunk(size int) (number uint32) {
 func (s *nodes) free(ref uint32) {
 	number := ref / inChunk
 	c := &s.sizes[number]
-	if c.dead += int(s.node(ref).size); c.dead*2 >= c.used && !c.sparse {
+	if c.dead += s.node(ref).size(); c.dead*2 >= c.used && !c.sparse {
 		c.sparse = true
 		s.sparse = append(s.sparse, number)
 	}
@@ -305,12 +307,12 @@ func (t *table) tidy() {
 func (s *nodes) in(number uint32) iter.Seq2[uint32, *node] {
 	return func(yield func(uint32, *node) bool) {
 		for at, used := 0, s.sizes[number].used; at < used; {
-			ref := number*inChunk + uint32(at/8)
+			ref := number*inChunk + uint32(at/unit)
 			n := s.node(ref)
 			if !yield(ref, n) {
 				return
 			}
-			at += int(n.size)
+			at += n.size()
 		}
 	}
 }
@@ -343,6 +345,22 @@ func (t *table) stay(ref uint32, n *node) (names [][]byte) {
 		}
 	}
 	return names
+}
+
+// below is how many names exist exactly one label below one of the node's.
+func (t *table) below(n *node, name []byte) int {
+	count := int(t.head(n, name)[2])
+	if count == many {
+		count = t.crowds[string(name)]
+	}
+	return count
+}
+
+func (t *table) setBelow(n *node, name []byte, count int) {
+	if delete(t.crowds, string(name)); count >= many {
+		t.crowds[string(name)] = count
+	}
+	t.head(n, name)[2] = byte(min(count, many))
 }
 
 // above cuts the first label off a name in wire form.

@@ -147,7 +147,7 @@ func (z *Zone) deny(q *query, msg, reply []byte, udp bool) []byte {
 	t := z.table.Load()
 	known := 1 // the root's length
 	if q.encloser != nil {
-		known = int(q.encloser.tail)
+		known = q.known
 	}
 	for name := above(q.name()); len(name) > known; name = above(name) {
 		hash := hashOf(name)

@@ -37,6 +37,7 @@ type query struct {
 	node     *node // what seek found
 	table    *table
 	encloser *node // of a name that fast denied, as things were when the zone had this
+	known    int   // bytes of the domain that it is in
 	serial   uint32
 	touched  uint8
 	hash     uint64    // of the name
@@ -159,7 +160,7 @@ func (z *Zone) fast(q *query, msg, buf []byte) int {
 		rcode = dns.RcodeSuccess
 		b, count, fits = t.run(b, n, q.qtype, room)
 	} else {
-		q.encloser = n
+		q.encloser, q.known = n, len(t.domain(n))
 	}
 	if !fits || count == 0 && q.end+soaSize > room {
 		return 0
@@ -170,7 +171,7 @@ func (z *Zone) fast(q *query, msg, buf []byte) int {
 	binary.BigEndian.PutUint16(b[6:], uint16(count))
 	if count == 0 {
 		b[9] = 1
-		b = z.appendSOA(b, q.end-4-int(n.tail))
+		b = z.appendSOA(b, q.end-4-len(t.domain(n)))
 	}
 	if q.edns {
 		b[11] = 1

@@ -23,7 +23,7 @@ import (
 // ZoneConfig says what a zone is authoritative for.
 type ZoneConfig struct {
 	// Domains are the served domains, such as "docker" or "17.172.in-addr.arpa". Case and a trailing dot do not matter. A
-	// domain must satisfy ValidName even with "hostmaster." before it; any other is left out.
+	// domain must satisfy ValidName even with "hostmaster." before it; any other is left out, and what is beyond 256.
 	Domains []string
 
 	// Server is the address of ns.<domain>, the name server that every domain names. The zero Addr means none.
@@ -123,7 +123,7 @@ func (z *Zone) build(domains []string, before *table) {
 	var f format
 	for _, d := range domains {
 		d = canonical(d)
-		if apex := appendName(nil, d); ValidName("hostmaster."+d) && !z.has(apex) {
+		if apex := appendName(nil, d); ValidName("hostmaster."+d) && !z.has(apex) && len(f.apexes) < maxApexes {
 			z.apexes[string(apex)] = len(f.apexes)
 			f.apexes = append(f.apexes, apex)
 		}
@@ -295,8 +295,7 @@ func (z *Zone) put(t *table, names [][]byte, apex int, rrs []byte, kind uint8) *
 			t = z.put(t, [][]byte{up}, above, nil, 0)
 			parent = t.find(up, hashOf(up))
 		}
-		head := t.head(parent, up)
-		setBelow(head, belowOf(head)+1)
+		t.setBelow(parent, up, t.below(parent, up)+1)
 	}
 	t = t.grown(len(names))
 	ref := t.write(names, apex, rrs, kind)
@@ -305,7 +304,7 @@ func (z *Zone) put(t *table, names [][]byte, apex int, rrs []byte, kind uint8) *
 	left := places[:0]
 	for _, name := range names {
 		if _, _, old := t.place(name); old != 0 {
-			setBelow(t.head(n, name), belowOf(t.head(t.node(old), name)))
+			t.setBelow(n, name, t.below(t.node(old), name))
 			if !slices.Contains(left, old) {
 				left = append(left, old)
 			}
@@ -331,16 +330,15 @@ func (t *table) leave(ref uint32) {
 func (z *Zone) remove(t *table, name []byte) *table {
 	for {
 		_, _, ref := t.place(name)
-		if n := t.node(ref); belowOf(t.head(n, name)) > 0 {
-			return z.put(t, [][]byte{name}, int(n.apex), nil, 0) // an empty non-terminal
+		if n := t.node(ref); t.below(n, name) > 0 {
+			return z.put(t, [][]byte{name}, n.apex(), nil, 0) // an empty non-terminal
 		}
 		t.remove(name)
 		t.leave(ref)
 		name = above(name)
 		up := t.find(name, hashOf(name)) // there is one: an apex is never removed
-		head := t.head(up, name)
-		setBelow(head, belowOf(head)-1)
-		if up.kind() != 0 || belowOf(head) > 0 {
+		left := t.below(up, name) - 1
+		if t.setBelow(up, name, left); up.kind() != 0 || left > 0 {
 			return t
 		}
 	}

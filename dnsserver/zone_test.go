@@ -453,8 +453,8 @@ func dump(z *Zone) map[string]string {
 	d := make(map[string]string)
 	t := z.table.Load()
 	for n := range t.all {
-		for name, head := range t.names(n) {
-			d[fmt.Sprintf("%q", name)] = fmt.Sprintf("below %d, apex %d, flags %d, %x", belowOf(head), n.apex, n.kind(), t.records(nil, n))
+		for name := range t.names(n) {
+			d[fmt.Sprintf("%q", name)] = fmt.Sprintf("below %d, apex %d, flags %d, %x", t.below(n, name), n.apex(), n.kind(), t.records(nil, n))
 		}
 	}
 	return d

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"unsafe"
 )
 
@@ -19,7 +20,8 @@ type Store struct {
 	spare  []uint32 // numbers that are nobody's
 	index  []uint32 // open addressing: number+1, 0 is free; a power of two, at most 3/4 of them used
 	chunks []chunk
-	last   int // chunk to be written to
+	last   int            // chunk to be written to
+	alike  map[string]int // where that has what containers may have in common
 }
 
 // chunk is memory that is written once. When little is left of it that is moved, and the collector takes it when nobody reads it any more.
@@ -29,6 +31,7 @@ type chunk struct {
 }
 
 const (
+	maxAlike  = 64
 	chunkSize = 1 << 16
 	nowhere   = ^uint32(0)
 )
@@ -50,7 +53,7 @@ func (s *Store) Find(id string) (number uint32, ok bool) {
 
 // Get gives the container with a number, the zero Container where there is none.
 func (s *Store) Get(number uint32) (c Container) {
-	if p := s.at(number); p != "" {
+	if p := s.at(number); p.own != "" {
 		c = p.unpack()
 	}
 	return c
@@ -69,7 +72,7 @@ func (s *Store) ByID(id string) (Container, bool) {
 func (s *Store) All() iter.Seq2[uint32, Container] {
 	return func(yield func(uint32, Container) bool) {
 		for n := range uint32(len(s.places)) {
-			if p := s.at(n); p != "" && !yield(n, p.unpack()) {
+			if p := s.at(n); p.own != "" && !yield(n, p.unpack()) {
 				return
 			}
 		}
@@ -79,7 +82,7 @@ func (s *Store) All() iter.Seq2[uint32, Container] {
 // nextPart gives the first container from number on that was not inspected, and the number to go on with.
 func (s *Store) nextPart(number uint32) (id string, next uint32, ok bool) {
 	for ; int(number) < len(s.places); number++ {
-		if p := s.at(number); p != "" && !p.whole() {
+		if p := s.at(number); p.own != "" && !p.whole() {
 			return p.unpack().ID, number + 1, true
 		}
 	}
@@ -95,7 +98,7 @@ func (s *Store) Put(c Container) (number uint32) {
 	if (len(s.places)+1)*4 > len(s.index)*3 {
 		s.index = make([]uint32, max(16, 2*len(s.index)))
 		for n := range uint32(len(s.places)) {
-			if p := s.at(n); p != "" {
+			if p := s.at(n); p.own != "" {
 				s.index[s.slot([]byte(p.id()))] = n + 1
 			}
 		}
@@ -150,26 +153,35 @@ func (s *Store) slot(id []byte) int {
 	}
 }
 
-// at is what is kept of the container with a number, "" where there is none.
-func (s *Store) at(number uint32) packed {
-	if int(number) >= len(s.places) || s.places[number] == nowhere {
-		return ""
+// at is what is kept of the container with a number, the zero packed where there is none.
+func (s *Store) at(number uint32) (p packed) {
+	if int(number) < len(s.places) && s.places[number] != nowhere {
+		place := s.places[number]
+		p, _ = s.chunks[place/chunkSize].piece(int(place % chunkSize))
 	}
-	place := s.places[number]
-	p, _ := piece(s.chunks[place/chunkSize].data[place%chunkSize:])
 	return p
 }
 
-// piece is what a chunk has next, and what follows. Nobody writes to it any more.
-func piece(data []byte) (p packed, rest []byte) {
-	size, head := binary.Uvarint(data)
-	data = data[head:]
-	return packed(unsafe.String(unsafe.SliceData(data), size)), data[size:]
+// piece is what a chunk has at a place, and where that ends. Nobody writes to it any more.
+func (c *chunk) piece(at int) (p packed, end int) {
+	size, head := binary.Uvarint(c.data[at:])
+	end = at + head + int(size)
+	p.own = asText(c.data[at+head : end])
+	alike, head := binary.Uvarint(c.data[end:])
+	end += head
+	if alike&1 != 0 { // it is that of another piece
+		at := int(alike >> 1)
+		size, head := binary.Uvarint(c.data[at:])
+		p.alike = asText(c.data[at+head:][:size>>1])
+		return p, end
+	}
+	p.alike = asText(c.data[end:][:alike>>1])
+	return p, end + int(alike>>1)
 }
 
-// keep writes a piece, its size before it, to where there is room.
+// keep writes a piece to where there is room.
 func (s *Store) keep(p packed) (place uint32) {
-	need := binary.MaxVarintLen64 + len(p)
+	need := 2*binary.MaxVarintLen64 + len(p.own) + len(p.alike)
 	at := s.last
 	if at == len(s.chunks) || cap(s.chunks[at].data)-len(s.chunks[at].data) < need {
 		at = slices.IndexFunc(s.chunks, func(c chunk) bool { return c.data == nil })
@@ -179,19 +191,30 @@ func (s *Store) keep(p packed) (place uint32) {
 		}
 		s.chunks[at] = chunk{data: make([]byte, 0, max(chunkSize, need))}
 		if need < chunkSize/4 { // else what is left of the other is still of use
-			s.last = at
+			s.last, s.alike = at, map[string]int{}
 		}
 	}
 	c := &s.chunks[at]
 	place = uint32(at*chunkSize + len(c.data))
-	c.data = append(binary.AppendUvarint(c.data, uint64(len(p))), p...)
+	c.data = append(binary.AppendUvarint(c.data, uint64(len(p.own))), p.own...)
+	same, ok := s.alike[p.alike]
+	if ok && at == s.last {
+		c.data = binary.AppendUvarint(c.data, uint64(same)<<1|1)
+		return place
+	}
+	if at == s.last && len(s.alike) < maxAlike {
+		s.alike[strings.Clone(p.alike)] = len(c.data)
+	}
+	c.data = append(binary.AppendUvarint(c.data, uint64(len(p.alike))<<1), p.alike...)
 	return place
 }
 
 // drop says that a container's piece is nobody's any more, and in which chunk that is.
 func (s *Store) drop(number uint32) (at int) {
 	at = int(s.places[number] / chunkSize)
-	s.chunks[at].dead += len(s.at(number))
+	from := int(s.places[number] % chunkSize)
+	_, end := s.chunks[at].piece(from)
+	s.chunks[at].dead += end - from
 	return at
 }
 
@@ -200,21 +223,21 @@ func (s *Store) tidy(at int) {
 	if at < 0 || at >= len(s.chunks) || at == s.last || s.chunks[at].data == nil || s.chunks[at].dead*2 < len(s.chunks[at].data) {
 		return
 	}
-	data := s.chunks[at].data
-	for rest := data; len(rest) > 0; {
-		place := uint32(at*chunkSize + len(data) - len(rest))
-		var p packed
-		p, rest = piece(rest)
-		if n := s.index[s.slot([]byte(p.id()))]; n != 0 && s.places[n-1] == place {
+	old := s.chunks[at]
+	for from := 0; from < len(old.data); {
+		p, end := old.piece(from)
+		if n := s.index[s.slot([]byte(p.id()))]; n != 0 && s.places[n-1] == uint32(at*chunkSize+from) {
 			s.places[n-1] = s.keep(p)
 		}
+		from = end
 	}
 	s.chunks[at] = chunk{}
 }
 
-// packed is a container in one string. Numbers and lengths are varints, addresses and texts have their length before them; an id of
-// hex digits takes half their number of bytes. Equal containers are equal strings.
-type packed string
+// packed is a container in two strings: what it has of its own, and what it may have in common with others that were made as it was. Numbers and
+// lengths are varints, addresses and texts have their length before them; an id of hex digits takes half their number of bytes. Equal
+// containers are equal strings.
+type packed struct{ own, alike string }
 
 const (
 	isWhole = 1 << iota
@@ -230,7 +253,7 @@ var (
 )
 
 func pack(c Container) packed {
-	b := appendID(make([]byte, 0, 256), c.ID)
+	b, alike := appendID(make([]byte, 0, 128), c.ID), make([]byte, 0, 128)
 	flags := byte(0)
 	if c.whole {
 		flags |= isWhole
@@ -240,7 +263,6 @@ func pack(c Container) packed {
 	}
 	b = append(b, flags)
 	b = appendText(b, c.Name)
-	b = appendText(b, c.Image)
 	switch { // mostly it is one of these
 	case c.Hostname == c.Name:
 		b = append(b, 0)
@@ -249,25 +271,25 @@ func pack(c Container) packed {
 	default:
 		b = appendText(append(b, 2), c.Hostname)
 	}
-	b = appendText(b, c.Domainname)
-	b = appendWord(b, states, c.State)
-	b = appendWord(b, healths, c.Health)
 	b = appendID(b, c.sharesWith)
-	b = binary.AppendUvarint(b, uint64(len(c.Labels)))
+	alike = appendText(appendText(alike, c.Image), c.Domainname)
+	alike = appendWord(alike, states, c.State)
+	alike = appendWord(alike, healths, c.Health)
+	alike = binary.AppendUvarint(alike, uint64(len(c.Labels)))
 	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
-		b = appendText(appendText(b, k), c.Labels[k])
+		alike = appendText(appendText(alike, k), c.Labels[k])
 	}
-	b = binary.AppendUvarint(b, uint64(len(c.Env)))
+	alike = binary.AppendUvarint(alike, uint64(len(c.Env)))
 	for _, v := range c.Env {
-		b = appendText(b, v)
+		alike = appendText(alike, v)
 	}
-	b = binary.AppendUvarint(b, uint64(len(c.Ports)))
+	alike = binary.AppendUvarint(alike, uint64(len(c.Ports)))
 	for _, p := range c.Ports {
-		b = appendWord(binary.AppendUvarint(b, uint64(p.Number)), protos, p.Proto)
+		alike = appendWord(binary.AppendUvarint(alike, uint64(p.Number)), protos, p.Proto)
 	}
-	b = binary.AppendUvarint(b, uint64(len(c.Endpoints)))
+	alike = binary.AppendUvarint(alike, uint64(len(c.Endpoints)))
 	for _, e := range c.Endpoints {
-		b = appendText(appendID(b, e.NetworkID), e.Network)
+		alike = appendText(appendID(alike, e.NetworkID), e.Network)
 		b = binary.AppendUvarint(b, uint64(len(e.Addrs)))
 		for _, a := range e.Addrs {
 			raw := a.AsSlice()
@@ -281,24 +303,27 @@ func pack(c Container) packed {
 			b = appendText(b, a)
 		}
 	}
-	return packed(b)
+	return packed{asText(b), asText(alike)}
 }
+
+// asText is b as a string, without a copy. Nobody may write to it any more.
+func asText(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // id is the beginning, by which it is found.
 func (p packed) id() string {
-	n, size := binary.Uvarint([]byte(p[:min(len(p), binary.MaxVarintLen64)]))
-	return string(p[:size+int(n>>1)])
+	n, size := binary.Uvarint([]byte(p.own[:min(len(p.own), binary.MaxVarintLen64)]))
+	return p.own[:size+int(n>>1)]
 }
 
-func (p packed) whole() bool { return p[len(p.id())]&isWhole != 0 }
+func (p packed) whole() bool { return p.own[len(p.id())]&isWhole != 0 }
 
 func (p packed) unpack() (c Container) {
-	r := unpacker(p)
+	r, alike := unpacker(p.own), unpacker(p.alike)
 	c.ID = r.id()
 	flags := r[0]
 	r = r[1:]
 	c.whole, c.HostNetwork = flags&isWhole != 0, flags&isOnHost != 0
-	c.Name, c.Image = r.text(), r.text()
+	c.Name = r.text()
 	switch r.number() {
 	case 0:
 		c.Hostname = c.Name
@@ -307,29 +332,29 @@ func (p packed) unpack() (c Container) {
 	default:
 		c.Hostname = r.text()
 	}
-	c.Domainname = r.text()
-	c.State, c.Health = r.word(states), r.word(healths)
 	c.sharesWith = r.id()
-	if n := r.number(); n > 0 {
+	c.Image, c.Domainname = alike.text(), alike.text()
+	c.State, c.Health = alike.word(states), alike.word(healths)
+	if n := alike.number(); n > 0 {
 		c.Labels = make(map[string]string, n)
 		for range n {
-			k := r.text()
-			c.Labels[k] = r.text()
+			k := alike.text()
+			c.Labels[k] = alike.text()
 		}
 	}
-	for range r.number() {
-		c.Env = append(c.Env, r.text())
+	for range alike.number() {
+		c.Env = append(c.Env, alike.text())
 	}
-	for range r.number() {
-		c.Ports = append(c.Ports, Port{Number: uint16(r.number()), Proto: r.word(protos)})
+	for range alike.number() {
+		c.Ports = append(c.Ports, Port{Number: uint16(alike.number()), Proto: alike.word(protos)})
 	}
-	n := r.number()
+	n := alike.number()
 	if n > 0 {
 		c.Endpoints = make([]Attachment, n)
 	}
 	for i := range n {
 		e := &c.Endpoints[i]
-		e.NetworkID, e.Network = r.id(), r.text()
+		e.NetworkID, e.Network = alike.id(), alike.text()
 		if n := r.number(); n > 0 {
 			e.Addrs = make([]netip.Addr, n)
 			for i := range e.Addrs {
@@ -391,7 +416,7 @@ func appendWord(b []byte, words []string, s string) []byte {
 }
 
 // unpacker is what is left to read.
-type unpacker packed
+type unpacker string
 
 func (r *unpacker) number() int {
 	var n uint64

@@ -96,7 +96,8 @@ func TestStoreTidies(t *testing.T) {
 		size += cap(c.data)
 	}
 	for n, c := range s.All() {
-		if live += len(s.at(n)); c.ID != id(1000) && !strings.HasPrefix(c.Name, "changes-") {
+		p := s.at(n)
+		if live += len(p.own) + len(p.alike); c.ID != id(1000) && !strings.HasPrefix(c.Name, "changes-") {
 			t.Errorf("%s is %s", c.ID, c.Name)
 		}
 	}
