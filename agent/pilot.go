@@ -31,6 +31,9 @@ func (s pilotState) shuts(n Subnet) (why, hint string) {
 			return oneLine(c.Error), c.Hint
 		}
 	}
+	if slices.Contains(s.report.Deaf, n.Prefix) {
+		return "the VM forwards nothing that this network's containers send, not even answers: it is internal", ""
+	}
 	if len(s.asked.Sources) > 0 && !slices.ContainsFunc(s.asked.Sources, func(a netip.Addr) bool { return a.Is4() == n.Prefix.Addr().Is4() }) {
 		return "the VM was not asked yet to let this IP version through", ""
 	}

@@ -29,6 +29,7 @@ func TestOpenBySubnet(t *testing.T) {
 		{"open", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
 		{"IPv6 not asked for yet", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources[:1]}, report: tunnel.Report{Open: true}}, four + " " + inner},
 		{"no IPv6", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
+		{"one network is deaf", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Deaf: []netip.Prefix{netip.MustParsePrefix(inner)}}}, four + " " + six},
 		{"no IPv4", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
 		{"around it, nobody asked yet", inject(nil, nil), four + " " + six},
 		{"around it, all answer", inject(addrs("172.17.0.2", "172.18.0.2"), nil), four + " " + six + " " + inner},

@@ -211,7 +211,7 @@ func (a *Agent) unreached() []Unreached {
 			for _, e := range c.Endpoints {
 				u.Networks = append(u.Networks, shown(e.Network))
 				for _, addr := range e.Addrs {
-					whys = append(whys, a.whyNot(w, e.NetworkID, addr))
+					whys = append(whys, a.whyNot(w, w.networkID(e), addr))
 				}
 			}
 			switch {

@@ -176,7 +176,8 @@ func (w *watched) askable(subnets []Subnet) {
 		}
 		for _, e := range c.Endpoints {
 			full := 0
-			for _, s := range in[e.NetworkID] {
+			id := w.networkID(e)
+			for _, s := range in[id] {
 				i := slices.IndexFunc(e.Addrs, s.Prefix.Contains)
 				if i >= 0 && len(s.Peers) < maxPeers {
 					s.Peers = append(s.Peers, peerOf(c, e.Addrs[i]))
@@ -185,8 +186,8 @@ func (w *watched) askable(subnets []Subnet) {
 					full++
 				}
 			}
-			if n := len(in[e.NetworkID]); n > 0 && full == n {
-				delete(in, e.NetworkID)
+			if n := len(in[id]); n > 0 && full == n {
+				delete(in, id)
 				lacking--
 			}
 		}
@@ -208,6 +209,19 @@ func (w *watched) askable(subnets []Subnet) {
 			}
 		}
 	}
+}
+
+// networkID is the id of the network that a container is attached to. Podman gives its name instead, and lists its network
+// podman as bridge.
+func (w *watched) networkID(e engine.Attachment) string {
+	if e.NetworkID == e.Network {
+		for _, n := range w.networks {
+			if n.Name == e.Network || n.Name == "bridge" && e.Network == "podman" {
+				return n.ID
+			}
+		}
+	}
+	return e.NetworkID
 }
 
 func peerOf(c engine.Container, addr netip.Addr) Peer {

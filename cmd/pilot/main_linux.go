@@ -102,7 +102,7 @@ func admit(a tunnel.Admission) tunnel.Report {
 }
 
 func report(s firewall.State, err error) tunnel.Report {
-	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Addrs: s.Addrs}
+	r := tunnel.Report{Backend: string(s.Backend), Open: s.Open, Changed: s.Changed, Rules: s.Rules, Hint: s.Hint, Addrs: s.Addrs, Deaf: s.Deaf}
 	for _, c := range s.Closed {
 		r.Closed = append(r.Closed, tunnel.Closed{IPv6: c.IPv6, Error: c.Err.Error(), Hint: c.Hint})
 	}

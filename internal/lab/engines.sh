@@ -50,7 +50,7 @@ if [ "$1" = 29 ]; then
 		mv "$dir/dockerd.new" "$dir/dockerd"
 	fi
 fi
-if [ ! -x "$dir/dockerd" ] || [ ! -x "$dir/usr/sbin/nft" ]; then
+if [ "$suite" ] && { [ ! -x "$dir/dockerd" ] || [ ! -x "$dir/usr/sbin/nft" ]; }; then
 	mkdir -p "$dir/state/lists/partial" "$dir/debs/partial" "$dir/etc/preferences.d"
 	: >"$dir/state/status" # as if nothing were installed: every dependency comes along
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${MIRROR:-http://deb.debian.org/debian} $suite main" >"$dir/etc/sources.list"

@@ -35,12 +35,13 @@ const (
 // State is what the kernel was seen to hold afterwards.
 type State struct {
 	Backend Backend
-	Open    bool         // the sources' packets get through, those of one family at least
-	Closed  []Closed     // the families that were asked for and are not open, IPv4 first
-	Changed bool         // something had to be added or removed
-	Rules   []string     // ours, as nft would print them; "legacy" before those of x_tables
-	Hint    string       // what to do where Open is not enough, for people
-	Addrs   []netip.Addr // this machine's lasting addresses where the sources' packets come in, sorted; not nil once they were asked for
+	Open    bool           // the sources' packets get through, those of one family at least
+	Closed  []Closed       // the families that were asked for and are not open, IPv4 first
+	Changed bool           // something had to be added or removed
+	Rules   []string       // ours, as nft would print them; "legacy" before those of x_tables
+	Hint    string         // what to do where Open is not enough, for people
+	Deaf    []netip.Prefix // subnets of which this machine forwards nothing, not even answers
+	Addrs   []netip.Addr   // this machine's lasting addresses where the sources' packets come in, sorted; not nil once they were asked for
 }
 
 // Closed is an IP version whose packets do not get through.

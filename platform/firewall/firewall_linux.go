@@ -41,7 +41,7 @@ func Admit(a Admission) (State, error) {
 		}
 	}
 	s := p.state(a, c, failed)
-	s.Changed, s.Addrs = changed, addrsOn(devs)
+	s.Changed, s.Addrs, s.Deaf = changed, addrsOn(devs), deaf(a.Subnets)
 	if err != nil {
 		return s, err
 	}
@@ -142,6 +142,28 @@ func addrsOn(devs map[netip.Addr]string) []netip.Addr {
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
 	return found
+}
+
+// deaf are those of the IPv4 subnets whose interface is told to forward nothing that comes in by it: Podman's internal ones.
+func deaf(subnets []netip.Prefix) (closed []netip.Prefix) {
+	for _, n := range subnets {
+		if !n.Addr().Is4() {
+			continue // for IPv6 the switch of one interface means something else
+		}
+		found, err := netlink.RouteGet(n.Addr().Next().Next().AsSlice()) // the one before is often this machine's own
+		if err != nil || len(found) == 0 || found[0].Type == unix.RTN_LOCAL || found[0].Gw != nil {
+			continue
+		}
+		dev, err := net.InterfaceByIndex(found[0].LinkIndex)
+		if err != nil {
+			continue
+		}
+		on, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + dev.Name + "/forwarding")
+		if err == nil && bytes.Equal(bytes.TrimSpace(on), []byte("0")) {
+			closed = append(closed, n)
+		}
+	}
+	return closed
 }
 
 var forwarding = map[string]string{"ip": "/proc/sys/net/ipv4/ip_forward", "ip6": "/proc/sys/net/ipv6/conf/all/forwarding"}

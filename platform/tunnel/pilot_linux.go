@@ -3,6 +3,8 @@ package tunnel
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,10 +66,18 @@ func tunHint(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return "in the VM, load the kernel's module: modprobe tun"
+	case (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && mapped():
+		return "the engine's containers have no rights over its machine's network, as it runs rootless or with Enhanced Container Isolation: make it rootful (podman machine set --rootful), switch that off, or name another engine with --engine"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return "the pilot needs CAP_NET_ADMIN and /dev/net/tun: look for what takes them away from containers, such as an authorization plugin, Enhanced Container Isolation or a rootless engine"
 	case errors.Is(err, unix.EBUSY):
 		return "look for an older pilot that still runs in the VM: docker ps --filter label=fairlead.pilot"
 	}
 	return ""
+}
+
+// mapped tells whether this process is in a user namespace, where root is not the machine's.
+func mapped() bool {
+	all, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(all)), " ") != "0 0 4294967295"
 }

@@ -37,8 +37,9 @@ type Report struct {
 	Hint    string   `json:"hint,omitempty"` // what to do about it, for people
 	// Silent are those of Admission.Probe that were asked and gave no answer, with the backend "inject": what else is in
 	// their subnets is not reached either, as in an internal network.
-	Silent []netip.Addr `json:"silent,omitempty"`
-	Closed []Closed     `json:"closed,omitempty"` // the IP versions that were asked for and do not get through; Open is about the other
+	Silent []netip.Addr   `json:"silent,omitempty"`
+	Closed []Closed       `json:"closed,omitempty"` // the IP versions that were asked for and do not get through; Open is about the other
+	Deaf   []netip.Prefix `json:"deaf,omitempty"`   // subnets of which the VM forwards nothing, not even answers
 	// Addrs are the VM's lasting addresses where the sources' packets come in; nil when it was not asked for an admission.
 	Addrs []netip.Addr `json:"addrs,omitempty"`
 }
