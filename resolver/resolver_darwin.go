@@ -235,6 +235,8 @@ func (f folder) apply(s Step) error {
 		err = f.change(name, s)
 	}
 	switch {
+	case errors.Is(err, unix.EROFS), errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("%s is on a read-only volume, or on one of its own; see: df %s: %w", f.path, f.path, err)
 	case !errors.Is(err, fs.ErrPermission):
 		return err
 	case os.Geteuid() == 0: // chflags(1), or a volume that macOS seals

@@ -59,6 +59,11 @@ func TestMacResolverInTheWay(t *testing.T) {
 			}
 			m.t.Cleanup(func() { lock("-i") })
 		}, []string{"problem: resolver: ", "/etc/resolver is locked, even for root; see: ls -ldeO /etc/resolver"}},
+		"the folder is on a read-only volume": {func(m mac) {
+			m.done(os.Mkdir(m.root+"/etc/resolver", 0o755))
+			_, err := m.Run(m.t.Context(), "mount", "-t", "tmpfs", "-o", "ro", "none", m.root+"/etc/resolver")
+			m.done(err)
+		}, []string{"problem: resolver: ", "/etc/resolver is on a read-only volume, or on one of its own; see: df /etc/resolver"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMac(t)
