@@ -33,7 +33,7 @@ const (
 
 	// Most of what is kept has no pointers, so that looking for garbage often costs little.
 	garbageAtStart, garbage = 50, 15          // percent of what is kept
-	calm                    = 5 * time.Second // without many new containers, and what loading them took is given back
+	calm                    = 2 * time.Second // without many new containers, and what loading them took is given back
 )
 
 // Agent is the desired and the seen state of this host, and the loop that makes them one.
