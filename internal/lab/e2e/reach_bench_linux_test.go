@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +29,7 @@ type way struct {
 	host      *host
 	container string // its address
 	spaces    []string
+	stream    *lab.VM // instead of packets: the stream of this VM's engine
 	rounds    []measured
 }
 
@@ -38,7 +44,7 @@ type measured struct {
 
 // BenchmarkReach compares the ways from a host to a container: the kernel's own route to a VM that lets it through, the
 // gateway and the tunnel that fairlead makes, and WireGuard in user space. One round measures each of them, one after the
-// other; the figures are medians of the rounds. FAIRLEAD_BENCH_WAYS names those to measure (direct,tunnel),
+// other; the figures are medians of the rounds. The engine's stream alone, which the tunnel goes by, is its limit. FAIRLEAD_BENCH_WAYS names those to measure (direct,tunnel),
 // FAIRLEAD_BENCH_SECONDS says how long each transfer lasts (3).
 func BenchmarkReach(b *testing.B) {
 	if _, err := exec.LookPath("iperf3"); err != nil {
@@ -56,6 +62,14 @@ func BenchmarkReach(b *testing.B) {
 			ways = append(ways, newWay(b, w.name, h, vm))
 		}
 	}
+	if only == "" || slices.Contains(strings.Split(only, ","), "stream") {
+		h := newHost(b)
+		vm := h.StartVM(b, lab.VMOptions{Sealed: true})
+		if err := vm.LoadImages(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		ways = append(ways, &way{name: "stream", host: h, stream: vm, spaces: []string{netns(b, vm.Root()+"/proc/1")}})
+	}
 	seconds := cmp.Or(os.Getenv("FAIRLEAD_BENCH_SECONDS"), "3")
 	for b.Loop() {
 		for _, w := range ways {
@@ -65,7 +79,9 @@ func BenchmarkReach(b *testing.B) {
 	b.Log(table(ways))
 	for _, w := range ways {
 		for _, m := range metrics {
-			b.ReportMetric(w.median(m.of), w.name+"-"+m.name)
+			if v := w.median(m.of); v != 0 {
+				b.ReportMetric(v, w.name+"-"+m.name)
+			}
 		}
 	}
 	b.ReportMetric(0, "ns/op")
@@ -111,6 +127,10 @@ func table(ways []*way) string {
 			var ratios []float64
 			for i, r := range w.rounds {
 				ratios = append(ratios, m.of(r)/m.of(ways[0].rounds[i]))
+			}
+			if w.median(m.of) == 0 {
+				s.WriteString(" |")
+				continue
 			}
 			fmt.Fprintf(&s, " %.3g (%.3g) |", w.median(m.of), middle(ratios))
 		}
@@ -234,6 +254,17 @@ func netns(b testing.TB, process string) string {
 
 func (w *way) measure(b *testing.B, seconds string) {
 	var m measured
+	if w.stream != nil {
+		length, err := time.ParseDuration(seconds + "s")
+		if err != nil {
+			b.Fatal(err)
+		}
+		m.idle = w.echo(b)
+		m.to, m.cpuTo = w.carry(b, "drain", length)
+		m.from, m.cpuFrom = w.carry(b, "pour", length)
+		w.rounds = append(w.rounds, m)
+		return
+	}
 	m.idle = w.ping(b)
 	m.to, m.cpuTo, m.busyTo = w.transfer(b, seconds)
 	m.from, m.cpuFrom, m.busyFrom = w.transfer(b, seconds, "-R")
@@ -290,6 +321,89 @@ func (w *way) ping(b *testing.B) float64 {
 		return 0
 	}
 	return middle(all)
+}
+
+// attach runs the guest in a container on the VM's own network and gives its standard input and output, the latter in the
+// engine's frames.
+func (w *way) attach(b *testing.B, guest string) (*net.UnixConn, *bufio.Reader, func()) {
+	id := docker(b, w.stream, "create", "-i", "--network", "host", "--log-driver", "none", "web", guest)
+	conn, err := net.Dial("unix", w.stream.Socket())
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /containers/%s/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n", id)
+	r := bufio.NewReaderSize(conn, 256<<10)
+	answer, err := http.ReadResponse(r, nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		b.Fatalf("attach: %v, %v", answer, err)
+	}
+	docker(b, w.stream, "start", id)
+	return conn.(*net.UnixConn), r, func() {
+		conn.Close()
+		docker(b, w.stream, "rm", "-f", id)
+	}
+}
+
+const streamHead = 8 // before what the engine passes on of a container's output
+
+// echo sends what an echo request takes, 200 times in 2 s, and gives the median round trip in ms.
+func (w *way) echo(b *testing.B) float64 {
+	conn, r, end := w.attach(b, "echo")
+	defer end()
+	packet := make([]byte, 84)
+	var all []float64
+	for range 200 {
+		time.Sleep(10 * time.Millisecond)
+		begun := time.Now()
+		if _, err := conn.Write(packet); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(r, make([]byte, streamHead+len(packet))); err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, float64(time.Since(begun))/1e6)
+	}
+	return middle(all)
+}
+
+// carry is a transfer by a stream, in writes as large as the tunnel's.
+func (w *way) carry(b *testing.B, guest string, length time.Duration) (speed, cpu float64) {
+	conn, r, end := w.attach(b, guest)
+	defer end()
+	buf := make([]byte, 128<<10)
+	var bytes float64
+	before, begun := w.cpu()+ownCPU(), time.Now()
+	for time.Since(begun) < length {
+		n, err := len(buf), error(nil)
+		if guest == "drain" {
+			_, err = conn.Write(buf)
+		} else {
+			n, err = r.Read(buf) // heads and all: 1 in 4,000
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		bytes += float64(n)
+	}
+	if guest == "drain" {
+		if err := conn.CloseWrite(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(r, buf[:streamHead+1]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	took := time.Since(begun)
+	return bytes * 8 / took.Seconds(), (w.cpu() + ownCPU() - before).Seconds() / (bytes / 1e9)
+}
+
+// ownCPU is what this process has used so far.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var roundTrip = regexp.MustCompile(` time=([0-9.]+) ms`)

@@ -3,8 +3,11 @@
 //	guest serve     HTTP on :80, answering host name and client address; echo on :7, TCP and UDP
 //	guest sleep     wait
 //	guest exit N    end with status N
+//	guest echo      repeat standard input on standard output
+//	guest drain     read all of standard input, then write one byte and wait
+//	guest pour      write to standard output until standard input ends
 //
-// All but exit end at once, with status 0, on SIGTERM and SIGINT.
+// Those that wait end at once, with status 0, on SIGTERM and SIGINT.
 package main
 
 import (
@@ -33,10 +36,45 @@ func main() {
 			log.Fatal(err)
 		}
 		os.Exit(int(status))
+	case len(args) == 1 && (args[0] == "echo" || args[0] == "drain" || args[0] == "pour"):
+		if stream(args[0]); args[0] != "drain" {
+			return
+		}
 	default:
-		log.Fatal("usage: guest serve | sleep | exit N")
+		log.Fatal("usage: guest serve | sleep | exit N | echo | drain | pour")
 	}
 	<-end
+}
+
+// stream is what a pipe program can do at best: plain calls, and pipes as large as they get without privilege.
+func stream(what string) {
+	for fd := range uintptr(2) {
+		syscall.Syscall(syscall.SYS_FCNTL, fd, 1031, 1<<20) // F_SETPIPE_SZ; a smaller one works too
+	}
+	buf := make([]byte, 256<<10)
+	if what == "pour" {
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			os.Exit(0)
+		}()
+		for {
+			if _, err := os.Stdout.Write(buf); err != nil {
+				return
+			}
+		}
+	}
+	for {
+		n, err := os.Stdin.Read(buf)
+		if err != nil {
+			break
+		}
+		if what == "echo" {
+			os.Stdout.Write(buf[:n])
+		}
+	}
+	if what == "drain" {
+		os.Stdout.Write(buf[:1])
+	}
 }
 
 // serve returns when all sockets listen.
