@@ -2,68 +2,148 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/agent"
-	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/internal/lab"
+	"golang.org/x/sys/unix"
 )
 
-// proberEnv makes the test binary a prober: started on the host of a world, it reads names and says when each first
-// had an answer. Clocks are the same, as it is the same machine.
+// proberEnv makes the test binary a prober: started on the host of a world, it reads what to ask, a line each, and says what became
+// of it. Clocks are the same, as it is the same machine. It knows
+//
+//	first NAME   asks until there is an answer, for 5 s: when that came, and what; then the address by which this host's table leads there
+//	gone NAME    asks until the name is denied: when the question was asked that was, and when the denial came
+//	once NAME    asks once: how long that took, and the answer
+//	os NAME      the same by getent, which goes by the host's own /etc/resolv.conf
+//
+// and says "asking" once it does, where it does so for a while.
 const proberEnv = "FAIRLEAD_E2E_PROBER"
 
 func prober() {
 	server := netip.MustParseAddrPort(os.Getenv(proberEnv))
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		if name, once := strings.CutPrefix(in.Text(), "once "); once {
-			r, err := dnsserver.Query(context.Background(), server, name, "A")
-			fmt.Println(time.Now().UnixNano(), r.Elapsed.Nanoseconds(), r.Rcode, err, r.Answers)
-			continue
+	conn, err := net.Dial("udp", server.String())
+	if err != nil {
+		panic(err)
+	}
+	reply := make([]byte, 1500)
+	ask := func(name string) (asked, came time.Time, rcode byte, addr netip.Addr) {
+		msg := []byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}
+		for label := range strings.SplitSeq(name, ".") {
+			msg = append(append(msg, byte(len(label))), label...)
 		}
-		fmt.Println("asking")
-		for {
-			r, err := dnsserver.Query(context.Background(), server, in.Text(), "A")
-			if err == nil && len(r.Answers) == 1 {
-				f := strings.Fields(r.Answers[0])
-				fmt.Println(time.Now().UnixNano(), f[len(f)-1])
-				break
+		msg = append(msg, 0, 0, 1, 0, 1)
+		asked = time.Now()
+		conn.Write(msg)
+		n, err := conn.Read(reply)
+		if err != nil {
+			panic(err)
+		}
+		if rcode = reply[3] & 0xf; n >= len(msg)+16 && rcode == 0 && reply[7] > 0 { // a pointer to the name, and an A record
+			addr, _ = netip.AddrFromSlice(reply[len(msg)+12 : len(msg)+16])
+		}
+		return asked, time.Now(), rcode, addr
+	}
+	rest := func() { unix.Nanosleep(&unix.Timespec{Nsec: 50_000}, nil) } // leaves the machine to the engine; time.Sleep is coarser
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		what, name, _ := strings.Cut(in.Text(), " ")
+		switch what {
+		case "first":
+			fmt.Println("asking")
+			for began := time.Now(); ; rest() {
+				_, came, _, addr := ask(name)
+				if time.Since(began) > 5*time.Second {
+					fmt.Println(0, "never")
+					break
+				}
+				if addr.IsValid() {
+					way, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String())
+					if err != nil {
+						fmt.Println(came.UnixNano(), addr, err)
+						break
+					}
+					fmt.Println(came.UnixNano(), addr, way.LocalAddr().(*net.UDPAddr).IP)
+					way.Close()
+					break
+				}
 			}
-			time.Sleep(100 * time.Microsecond) // leaves the machine to the engine
+		case "gone":
+			fmt.Println("asking")
+			for {
+				asked, came, rcode, _ := ask(name)
+				if rcode == 3 {
+					fmt.Println(asked.UnixNano(), came.UnixNano())
+					break
+				}
+				rest()
+			}
+		case "once":
+			asked, came, rcode, addr := ask(name)
+			fmt.Println(came.Sub(asked).Nanoseconds(), addr, "rcode", rcode)
+		case "os":
+			asked := time.Now()
+			out, err := exec.Command("getent", "ahostsv4", name).Output()
+			took := time.Since(asked)
+			addr, _, _ := strings.Cut(string(out), " ")
+			fmt.Println(took.Nanoseconds(), addr, err)
 		}
 	}
 }
 
-// watching is a VM that a running agent has reached, and a prober on the host: what to write to it and what it says.
-func watching(b *testing.B) (*lab.VM, io.Writer, *bufio.Scanner) {
-	h := newHost(b)
-	vm := h.StartVM(b, lab.VMOptions{TCP: true})
-	h.watch(vm.URL())
-	h.start("--resolver", "none")
-	h.eventually("engine is up", func() error {
-		s := h.status()
+// watched is a VM that a running agent has reached, and a prober on the host.
+type watched struct {
+	*lab.VM
+	*host
+	names io.Writer
+	said  *bufio.Scanner
+	api   http.Client
+
+	mu    sync.Mutex
+	heard map[string]time.Time // when an event came, by "action container"
+}
+
+func watching(b *testing.B, args ...string) *watched {
+	w := &watched{host: newHost(b), heard: map[string]time.Time{}}
+	w.VM = w.StartVM(b, lab.VMOptions{TCP: true})
+	w.watch(w.URL())
+	w.start(args...)
+	w.eventually("engine is up", func() error {
+		s := w.status()
 		if len(s.Engines) == 0 || s.Engines[0].Pilot == nil || !s.Engines[0].Pilot.Open {
 			return fmt.Errorf("%+v", s.Engines)
 		}
 		return nil
 	})
+	w.api.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", w.Socket())
+	}}
+	events, err := w.api.Get("http://docker/v1.41/events")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go w.listen(events.Body)
 	self, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
 	}
-	p := h.Command(b.Context(), self)
-	p.Env = append(p.Env, proberEnv+"=127.0.0.1:55353")
+	p := w.host.Command(b.Context(), self)
+	p.Env = append(p.Env, proberEnv+"="+w.status().DNS.Listen.String())
+	p.Stderr = os.Stderr
 	names, err := p.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -76,36 +156,88 @@ func watching(b *testing.B) (*lab.VM, io.Writer, *bufio.Scanner) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
+		events.Body.Close()
 		names.Close()
 		p.Wait()
 	})
-	return vm, names, bufio.NewScanner(out)
+	w.names, w.said = names, bufio.NewScanner(out)
+	return w
 }
 
-// BenchmarkStartToAnswer tells how long after `docker start` has returned a container's name is answered, median and
-// 99th percentile in ms; negative is before. inspect-ms is what the engine itself takes to tell the address then.
-func BenchmarkStartToAnswer(b *testing.B) {
-	vm, names, said := watching(b)
+func (w *watched) listen(stream io.ReadCloser) {
+	for in := json.NewDecoder(stream); ; {
+		var e struct {
+			Action string
+			Actor  struct {
+				ID         string
+				Attributes map[string]string
+			}
+		}
+		if in.Decode(&e) != nil {
+			return
+		}
+		at := time.Now()
+		w.mu.Lock()
+		w.heard[e.Action+" "+cmp.Or(e.Actor.Attributes["container"], e.Actor.ID)] = at
+		w.mu.Unlock()
+	}
+}
 
-	api := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", vm.Socket())
-	}}}
-	var after, inspects []time.Duration
+// event is when one came; it waits for it.
+func (w *watched) event(action, id string) (at time.Time) {
+	w.eventually(action, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if at = w.heard[action+" "+id]; at.IsZero() {
+			return errors.New("no event")
+		}
+		return nil
+	})
+	return at
+}
+
+// post has the engine do something by a call of its API.
+func (w *watched) post(b *testing.B, path string, status int) {
+	b.Helper()
+	resp, err := w.api.Post("http://docker/v1.41"+path, "", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != status {
+		b.Fatalf("%s: %s", path, resp.Status)
+	}
+}
+
+// hear is the next line of the prober.
+func (w *watched) hear(b *testing.B, values ...any) string {
+	b.Helper()
+	if !w.said.Scan() {
+		b.Fatalf("the prober ended: %v", w.said.Err())
+	}
+	if _, err := fmt.Sscan(w.said.Text(), values...); err != nil {
+		b.Fatalf("the prober says %q: %v", w.said.Text(), err)
+	}
+	return w.said.Text()
+}
+
+// BenchmarkStartToAnswer tells how long after `docker start` has returned a container's name is answered, in ms; negative is before.
+// Every first answer is right, and this host's table leads to its address then. inspect-ms is what the engine itself takes to tell the
+// address when it has returned, connect-ms when the engine tells that the container got it. gone-ms is how long after its `die` event
+// the first question is asked that is denied; denial-ms when that denial comes, as a name that was not there a moment ago is asked
+// for once. Each START that fails takes its name back.
+func BenchmarkStartToAnswer(b *testing.B) {
+	w := watching(b, "--resolver", "none")
+	var after, inspects, connects, gone, denials []time.Duration
 	for i := range b.N {
 		name := fmt.Sprintf("c%d-%d", b.N, i)
-		id := docker(b, vm, "create", "--name", name, "web")
-		fmt.Fprintln(names, name+".docker")
-		if !said.Scan() { // it asks already
-			b.Fatal(said.Err())
-		}
-		resp, err := api.Post("http://docker/v1.41/containers/"+id+"/start", "", nil)
-		if err != nil {
-			b.Fatal(err)
-		}
+		id := docker(b, w.VM, "create", "--name", name, "web")
+		fmt.Fprintln(w.names, "first", name+".docker")
+		w.hear(b)
+		w.post(b, "/containers/"+id+"/start", http.StatusNoContent)
 		returned := time.Now()
-		resp.Body.Close()
 
-		resp, err = api.Get("http://docker/v1.41/containers/" + id + "/json")
+		resp, err := w.api.Get("http://docker/v1.41/containers/" + id + "/json")
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -121,51 +253,93 @@ func BenchmarkStartToAnswer(b *testing.B) {
 			b.Fatal(err)
 		}
 
-		if !said.Scan() {
-			b.Fatal(said.Err())
-		}
-		var at int64
-		var addr string
-		if _, err := fmt.Sscan(said.Text(), &at, &addr); err != nil {
-			b.Fatal(err)
-		}
-		if want := c.NetworkSettings.Networks["bridge"].IPAddress; addr != want {
-			b.Fatalf("%s: answered %s, it has %s", name, addr, want)
+		var at, asked, came int64
+		var addr, from string
+		said := w.hear(b, &at, &addr, &from)
+		if want := c.NetworkSettings.Networks["bridge"].IPAddress; addr != want || from != "192.168.99.1" {
+			b.Fatalf("%s: answered %s, it has %s and is reached from 192.168.99.1", name, said, want)
 		}
 		after = append(after, time.Unix(0, at).Sub(returned))
-		docker(b, vm, "rm", "-f", name)
+		connects = append(connects, w.event("connect", id).Sub(returned))
+
+		fmt.Fprintln(w.names, "gone", name+".docker")
+		w.hear(b)
+		w.post(b, "/containers/"+id+"/kill", http.StatusNoContent)
+		w.hear(b, &asked, &came)
+		died := w.event("die", id)
+		gone = append(gone, time.Unix(0, asked).Sub(died))
+		denials = append(denials, time.Unix(0, came).Sub(died))
+		docker(b, w.VM, "rm", "-f", name)
 	}
-	b.ReportMetric(percentile(after, 50), "p50-ms")
-	b.ReportMetric(percentile(after, 99), "p99-ms")
-	b.ReportMetric(percentile(inspects, 50), "inspect-p50-ms")
+	for _, m := range []struct {
+		name string
+		took []time.Duration
+	}{{"", after}, {"inspect-", inspects}, {"connect-", connects}, {"gone-", gone}, {"denial-", denials}} {
+		b.ReportMetric(percentile(m.took, 50), m.name+"p50-ms")
+		b.ReportMetric(percentile(m.took, 99), m.name+"p99-ms")
+	}
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkFirstAnswer starts containers with `docker run -d` and asks once for each name when that has returned. Every
-// first answer must be right. wait-p50-us and wait-p99-us tell how long it took.
-func BenchmarkFirstAnswer(b *testing.B) {
-	vm, names, said := watching(b)
-	var waits []time.Duration
+// BenchmarkFailedStart tells how long after a start has failed the name is denied, in ms; negative is before. The engine may have given
+// such a container an address for a while; answered/start tells how many were answered then.
+func BenchmarkFailedStart(b *testing.B) {
+	w := watching(b, "--resolver", "none")
+	var denials []time.Duration
+	seen := 0
 	for i := range b.N {
-		name := fmt.Sprintf("f%d-%d", b.N, i)
-		docker(b, vm, "run", "-d", "--name", name, "web")
-		fmt.Fprintln(names, "once "+name+".docker")
-		if !said.Scan() {
-			b.Fatal(said.Err())
+		name := fmt.Sprintf("x%d-%d", b.N, i)
+		id := docker(b, w.VM, "create", "--name", name, "--entrypoint", "/no/such/program", "web")
+		fmt.Fprintln(w.names, "first", name+".docker")
+		w.hear(b)
+		w.post(b, "/containers/"+id+"/start", http.StatusBadRequest)
+		returned := time.Now()
+		var at, asked, came int64
+		if w.hear(b, &at); at > 0 {
+			seen++
 		}
-		var at, took int64
-		if _, err := fmt.Sscan(said.Text(), &at, &took); err != nil {
-			b.Fatal(err)
-		}
-		if want := address(b, vm, "bridge", name); !strings.HasSuffix(said.Text(), want+"]") {
-			b.Fatalf("%s: the first answer was %q, it has %s", name, said.Text(), want)
-		}
-		waits = append(waits, time.Duration(took))
-		docker(b, vm, "rm", "-f", name)
+		fmt.Fprintln(w.names, "gone", name+".docker")
+		w.hear(b)
+		w.hear(b, &asked, &came)
+		denials = append(denials, time.Unix(0, came).Sub(returned))
+		docker(b, w.VM, "rm", "-f", name)
 	}
-	b.ReportMetric(percentile(waits, 50)*1e3, "wait-p50-us")
-	b.ReportMetric(percentile(waits, 99)*1e3, "wait-p99-us")
+	b.ReportMetric(percentile(denials, 50), "p50-ms")
+	b.ReportMetric(percentile(denials, 100), "max-ms")
+	b.ReportMetric(float64(seen)/float64(b.N), "answered/start")
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkFirstAnswer starts containers with `docker run --rm -d` and asks once for each name when that has returned: our server, and
+// the OS's own resolver. Every first answer must be right. The metrics tell how long it took.
+func BenchmarkFirstAnswer(b *testing.B) {
+	for _, by := range []string{"once", "os"} {
+		b.Run(by, func(b *testing.B) {
+			w := watching(b, "--resolver", "resolv.conf")
+			var waits []time.Duration
+			var done []string
+			for i := range b.N {
+				name := fmt.Sprintf("f%d-%d", b.N, i)
+				docker(b, w.VM, "run", "--rm", "-d", "--name", name, "web")
+				fmt.Fprintln(w.names, by, name+".docker")
+				var took int64
+				var addr string
+				said := w.hear(b, &took, &addr)
+				if want := address(b, w.VM, "bridge", name); addr != want {
+					b.Fatalf("%s: the first answer was %q, it has %s", name, said, want)
+				}
+				waits = append(waits, time.Duration(took))
+				if done = append(done, name); len(done) == 20 || i == b.N-1 {
+					docker(b, w.VM, slices.Concat([]string{"kill"}, done)...)
+					done = nil
+				}
+			}
+			for _, p := range []int{0, 50, 90, 99, 100} {
+				b.ReportMetric(percentile(waits, p)*1e3, fmt.Sprintf("p%d-us", p))
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
 }
 
 // BenchmarkRouteRestored tells how long a route that somebody deleted stays away, asking `ip route` without a pause.
