@@ -55,6 +55,7 @@ type Agent struct {
 
 	apis     atomic.Pointer[[]*engine.Engine] // of all in engines, for those who do not lock
 	asking   asking
+	together together
 	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
 
 	mu        sync.Mutex // guards what is below, and the journal
@@ -106,6 +107,7 @@ type watched struct {
 	slot       int                         // its owners begin with
 	placed     place                       // what the directory has of its containers was claimed from here
 	moving     map[uint32]bool             // while that changes: numbers of containers whose claims are from the new place
+	coming     map[string][]string         // by container's id: names that the zone expects because of it
 	changed    map[uint32]engine.Container // by number: what the next pass has to look at, as it was at the last
 	reach      platform.Reach
 	pilot      pilotState
@@ -145,6 +147,7 @@ func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
 	a.names = newDirectory(a.claimsOf)
+	a.together.do = a.lookAt
 	for i, e := range cfg.Engines {
 		w := newWatched(e, log)
 		w.priority = i
@@ -166,7 +169,7 @@ func (a *Agent) setEngines(list []*watched) {
 func newWatched(cfg EngineConfig, log *slog.Logger) *watched {
 	return &watched{
 		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard,
-		containers: &engine.Store{}, changed: map[uint32]engine.Container{}, kick: make(chan struct{}, 1),
+		containers: &engine.Store{}, coming: map[string][]string{}, changed: map[uint32]engine.Container{}, kick: make(chan struct{}, 1),
 	}
 }
 
@@ -351,6 +354,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	if w.twin != "" {
 		return // until it is given up
 	}
+	a.expect(w, u)
 	d := dirty{}
 	if u.Networks != nil {
 		w.networks, w.listed, d.routes = u.Networks, true, true

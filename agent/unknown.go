@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,8 +28,9 @@ func (a *Agent) zoneConfig() dnsserver.ZoneConfig {
 
 // asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one at a time.
 const (
-	asks     = 4
-	askEvery = 250 * time.Millisecond
+	maxComing = 1 << 13 // of an engine's containers
+	asks      = 4
+	askEvery  = 250 * time.Millisecond
 )
 
 // asking holds the pace of asking the engines.
@@ -65,22 +67,23 @@ func (a *Agent) nothingNew() bool {
 	return !a.due.Load()
 }
 
-// unknown is called before a name is denied. It waits for what the engines have hinted at and we have not told yet, and,
-// within the pace of asking, asks the engines for a container of that name: the answer to the first question after `docker
-// run` is never too early. It returns when somebody has the name, when there is
-// nothing to wait for, or when ctx ends.
+// unknown is called before a name is denied. It waits for what the engines have hinted at and we have not told yet, and asks the
+// engines for a container of that name: within the pace of asking, or, where such a container exists and may be started any
+// moment, together with all others that are asked for so. The answer to the first question after `docker run` is never too early,
+// whatever else is asked meanwhile. It returns when somebody has the name, when there is nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
-	if stands := a.candidates(name); len(stands) > 0 && a.asking.begin() {
-		var asked sync.WaitGroup // at once: one that hangs must not hide what another knows
-		for _, e := range *a.apis.Load() {
-			asked.Go(func() { e.Ask(ctx, stands, stands.pattern(), stands.of) })
+	var asked <-chan struct{}
+	if stands := a.candidates(name); len(stands) > 0 {
+		if a.asking.begin() {
+			a.ask(ctx, stands)
+		} else if a.zone.Expects(name) {
+			asked = a.together.join(name)
 		}
-		asked.Wait()
 	}
 	for ctx.Err() == nil {
 		a.mu.Lock()
 		passed := a.passed
-		busy := a.dirty != (dirty{})
+		busy := asked != nil || a.dirty != (dirty{})
 		for _, w := range a.engines {
 			busy = busy || w.eng.Pending() || len(w.changed) > 0
 		}
@@ -91,9 +94,142 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 		}
 		select {
 		case <-passed:
+		case <-asked:
+			asked = nil
 		case <-ctx.Done():
 		}
 	}
+}
+
+// ask has the engines look for what a name stands for.
+func (a *Agent) ask(ctx context.Context, stands candidates) {
+	var asked sync.WaitGroup // at once: one that hangs must not hide what another knows
+	for _, e := range *a.apis.Load() {
+		asked.Go(func() { e.Ask(ctx, stands, stands.pattern(), stands.of) })
+	}
+	asked.Wait()
+}
+
+// together has done what was asked of it since it last did, for all at once: a crowd of questions costs no more than one.
+type together struct {
+	do func(names []string)
+
+	mu   sync.Mutex
+	next *round
+	last time.Time
+}
+
+type round struct {
+	names []string
+	done  chan struct{}
+}
+
+const (
+	togetherEvery = 50 * time.Millisecond // well below the usual patience
+	maxTogether   = 64                    // names; who comes with more waits in vain
+	maxLooks      = 16                    // containers that one round looks at
+)
+
+// join adds a name to the next round. The channel is closed when that was done.
+func (t *together) join(name string) <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next == nil {
+		t.next = &round{done: make(chan struct{})}
+		time.AfterFunc(togetherEvery-time.Since(t.last), t.run)
+	}
+	if len(t.next.names) < maxTogether && !slices.Contains(t.next.names, name) {
+		t.next.names = append(t.next.names, name)
+	}
+	return t.next.done
+}
+
+func (t *together) run() {
+	t.mu.Lock()
+	r := t.next
+	t.next, t.last = nil, time.Now()
+	t.mu.Unlock()
+	t.do(r.names)
+	close(r.done)
+}
+
+// lookAt has the engines look at the containers that may be started any moment and would have one of the names then, or one that
+// such a name lies below, or begins with.
+func (a *Agent) lookAt(names []string) {
+	var wanted []string
+	for _, name := range names {
+		for _, d := range a.cfg.Domains {
+			rest, ok := strings.CutSuffix(name, "."+d)
+			if !ok {
+				continue
+			}
+			first, _, _ := strings.Cut(rest, ".")
+			wanted = append(wanted, first+"."+d)
+			for ; rest != ""; _, rest, _ = strings.Cut(rest, ".") {
+				wanted = append(wanted, rest+"."+d)
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	left := maxLooks
+	for _, w := range a.engines {
+		for id, names := range w.coming {
+			if left > 0 && slices.ContainsFunc(wanted, func(n string) bool { return slices.Contains(names, n) }) {
+				w.eng.LookAt(id)
+				left--
+			}
+		}
+	}
+}
+
+// expect tells the zone which names may appear any moment: those of containers that exist and are not live.
+func (a *Agent) expect(w *watched, u engine.Update) {
+	forget := func(id string) {
+		a.zone.Expect(w.coming[id], -1)
+		delete(w.coming, id)
+	}
+	if a.zone == nil {
+		return
+	}
+	if u.Info != nil { // what came to an end while nobody looked is not told
+		for id := range w.coming {
+			forget(id)
+		}
+	}
+	for _, c := range u.Containers {
+		forget(c.ID)
+	}
+	for _, id := range u.Destroyed {
+		forget(id)
+	}
+	at := place{engine: w.cfg.Name, domains: a.cfg.Domains, several: len(a.engines) > 1, reachable: func(netip.Addr) bool { return true }}
+	for _, c := range u.Coming {
+		forget(c.ID)
+		if len(w.coming) < maxComing {
+			w.coming[c.ID] = comingNames(at, c)
+			a.zone.Expect(w.coming[c.ID], 1)
+		}
+	}
+}
+
+// comingNames are the names that a container would ask for if it were live, in every domain.
+func comingNames(at place, c engine.Container) (names []string) {
+	some := []netip.Addr{netip.IPv4Unspecified()}
+	c.Endpoints = slices.Clone(c.Endpoints)
+	for i := range c.Endpoints {
+		c.Endpoints[i].Addrs = some
+	}
+	c.Endpoints = append(c.Endpoints, engine.Attachment{Addrs: some})
+	for _, claim := range claims(at, c) {
+		if claim.deny == "" && claim.rank != byAddress {
+			for _, d := range at.domains {
+				names = append(names, claim.name+"."+d)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // knows tells whether somebody has name, or one above it.

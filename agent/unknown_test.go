@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"fmt"
+	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
+	"github.com/fairlead-dev/fairlead/dnsserver"
 )
 
 // TestAskingPace: some questions at once reach the engines, then none, and after a while one again.
@@ -96,6 +101,79 @@ func TestCandidates(t *testing.T) {
 	for _, none := range []string{"docker", "web.other", "1.17.172.in-addr.arpa", "_tcp.docker"} {
 		if c := a.candidates(none); len(c) > 0 {
 			t.Errorf("%s: %q", none, c)
+		}
+	}
+}
+
+// TestTogether: questions in a crowd share rounds, and each is served by one that began after it came.
+func TestTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var rounds []string
+		q := together{do: func(names []string) {
+			mu.Lock()
+			rounds = append(rounds, strings.Join(names, " "))
+			mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+		}}
+		began := time.Now()
+		q.join("first")
+		time.Sleep(time.Millisecond) // its round is under way
+		for i := range 50 {
+			q.join(fmt.Sprint("n", i%5))
+		}
+		<-q.join("late")
+		if took := time.Since(began); strings.Join(rounds, ", ") != "first, n0 n1 n2 n3 n4 late" || took != togetherEvery+10*time.Millisecond {
+			t.Errorf("after %v: %q", took, rounds)
+		}
+		var done <-chan struct{}
+		for i := range 2 * maxTogether {
+			done = q.join(fmt.Sprint(i))
+		}
+		<-done
+		if n := len(strings.Fields(rounds[2])); n != maxTogether {
+			t.Errorf("a round for %d names", n)
+		}
+	})
+}
+
+// TestExpect: the zone expects the names of containers that exist and are not live, all that they would have, and those only.
+func TestExpect(t *testing.T) {
+	at := everywhere
+	c := engine.Container{ID: webID, Name: "Web", Labels: compose("api", "shop", "2", "fairlead.names", "www"), Endpoints: []engine.Attachment{{NetworkID: "n", Network: "back", Aliases: []string{"db"}}}}
+	want := "2.api.shop.docker 3f2a9c01d4e5.docker api.docker api.shop.docker db.docker web.back.docker web.docker www.docker"
+	if got := strings.Join(comingNames(at, c), " "); got != want {
+		t.Errorf("names %s, want %s", got, want)
+	}
+	if c.Endpoints[0].Addrs != nil {
+		t.Error("the container itself was changed")
+	}
+
+	a := &Agent{cfg: Config{Domains: []string{"docker"}}, zone: dnsserver.NewZone(dnsserver.ZoneConfig{Domains: []string{"docker"}})}
+	w := newWatched(EngineConfig{}, slog.New(slog.DiscardHandler))
+	web, db := engine.Container{ID: webID, Name: "web"}, engine.Container{ID: dbID, Name: "db"}
+	for i, step := range []struct {
+		u    engine.Update
+		want string
+	}{
+		{engine.Update{Coming: []engine.Container{web, db}}, "web db"},
+		{engine.Update{Coming: []engine.Container{web}}, "web db"},
+		{engine.Update{Containers: []engine.Container{web}}, "db"},
+		{engine.Update{Gone: []string{webID}, Coming: []engine.Container{web}}, "web db"},
+		{engine.Update{Destroyed: []string{webID, dbID}}, ""},
+		{engine.Update{Coming: []engine.Container{{ID: webID, Name: "old"}}}, "old"},
+		{engine.Update{Coming: []engine.Container{web}}, "web"},
+		{engine.Update{Info: &engine.Info{}}, ""},
+	} {
+		a.expect(w, step.u)
+		var got []string
+		for _, name := range []string{"old", "web", "db"} {
+			if a.zone.Expects(name + ".docker") {
+				got = append(got, name)
+			}
+		}
+		if got := strings.Join(got, " "); got != step.want {
+			t.Errorf("step %d: %q is expected, want %q", i, got, step.want)
 		}
 	}
 }

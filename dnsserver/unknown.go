@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	maxWaiting      = 256
+	maxWaiting      = 256 // queries, and as many again for names that are expected
 	defaultPatience = 250 * time.Millisecond
 	denialAge       = time.Minute
 )
@@ -26,6 +26,63 @@ type unknown struct {
 	mu      sync.Mutex
 	asked   map[string]*call // the running ones
 	waiting int
+}
+
+// expected counts the names that may appear any moment, by their hashes; two names may share a place.
+type expected [1 << 13]atomic.Int32
+
+func (e *expected) place(hash uint64) *atomic.Int32 { return &e[hash>>1%uint64(len(e))] }
+
+// Expect says that the names, which Update could take, may appear any moment, n times; with a negative n it takes that back. A
+// query for one of them, or for a name below one, or for its first label with others behind, waits for Unknown although the zone is
+// Settled, and has its own room among those that wait: whoever asks for names at random does not take it.
+func (z *Zone) Expect(names []string, n int) {
+	for _, name := range names {
+		if ValidName(name) {
+			z.expected.place(hashOf(appendName(nil, name))).Add(int32(n))
+		}
+	}
+}
+
+// Expects tells whether a query for a name that does not exist would wait because of Expect.
+func (z *Zone) Expects(name string) bool {
+	if !ValidName(name) {
+		return false
+	}
+	var q query
+	q.size = copy(q.lower[:], appendName(nil, name))
+	q.hash = hashOf(q.name())
+	return z.expects(&q)
+}
+
+// expects tells whether a query's name, which does not exist, is one that Expect is about. It does not allocate.
+func (z *Zone) expects(q *query) bool {
+	if q.size <= 1 {
+		return false
+	}
+	apex := q.known
+	if q.encloser == nil { // fast did not look
+		t := z.table.Load()
+		encloser, _ := t.lookup(q.name(), q.hash)
+		if encloser == nil {
+			return false
+		}
+		apex = len(t.domain(encloser))
+	}
+	is := func(hash uint64) bool { return z.expected.place(hash).Load() > 0 }
+	whole := q.name()
+	if is(q.hash) {
+		return true
+	}
+	for name := above(whole); len(name) > apex; name = above(name) {
+		if is(hashOf(name)) {
+			return true
+		}
+	}
+	var short [256]byte // "web" of "web.backend" or "web.dev"
+	n := copy(short[:], whole[:1+int(whole[0])])
+	n += copy(short[n:], whole[len(whole)-apex:])
+	return is(hashOf(short[:n]))
 }
 
 // call is one of ask. Who comes while it runs may know more than it has seen, and needs the next one.
@@ -49,7 +106,7 @@ type waiters struct {
 // settle is called with a reply that denies the name asked for. It returns what to send now; or nil, and sends later. q, msg
 // and reply may be used again when it has returned.
 func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPort) []byte {
-	done := z.unknown.begin(q)
+	done := z.unknown.begin(q, z.expects(q))
 	if done == nil {
 		return z.deny(q, msg, reply, w.udp)
 	}
@@ -75,9 +132,13 @@ func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPo
 }
 
 // begin counts one more query that waits, and tells until when; nil: it must not, or need not, as its name can never exist.
-func (u *unknown) begin(q *query) <-chan struct{} {
-	if u.ask == nil || q.size == 0 || u.settled != nil && u.settled() {
+func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
+	if u.ask == nil || q.size == 0 || !expected && u.settled != nil && u.settled() {
 		return nil
+	}
+	room := maxWaiting
+	if expected {
+		room = 2 * maxWaiting
 	}
 	name, _, err := dns.UnpackDomainName(q.lower[:], 0)
 	if name = canonical(name); err != nil || !ValidName(name) {
@@ -86,7 +147,7 @@ func (u *unknown) begin(q *query) <-chan struct{} {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	running := u.asked[name]
-	if u.waiting >= maxWaiting || running == nil && len(u.asked) >= maxWaiting {
+	if u.waiting >= room || running == nil && len(u.asked) >= room {
 		return nil
 	}
 	u.waiting++

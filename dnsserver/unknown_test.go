@@ -297,6 +297,56 @@ func TestPatience(t *testing.T) {
 	})
 }
 
+// TestExpected: names that may appear any moment, those below them, and their first label with others behind, wait though all is
+// settled and a flood has filled the room; for other names nothing changes.
+func TestExpected(t *testing.T) {
+	var settled atomic.Bool
+	release := make(chan struct{})
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Settled: settled.Load, Unknown: func(context.Context, string) { <-release }})
+	z.Expect([]string{"web.docker", "api.shop.docker", "NOT A NAME"}, 1)
+	z.Expect([]string{"api.shop.docker"}, 1)
+	w := &waiters{udp: true, send: func([]byte, netip.AddrPort) {}}
+	waits := func(name string) bool {
+		msg, err := question(name, dns.TypeA).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var q query
+		q.parse(msg, true)
+		return z.settle(w, &q, msg, z.reply(&q, msg, make([]byte, ednsSize), true), netip.AddrPort{}) == nil
+	}
+	for i := range maxWaiting {
+		if !waits(fmt.Sprintf("r%d.docker", i)) {
+			t.Fatalf("the room is full with %d", i)
+		}
+	}
+	for range 2 {
+		for _, name := range []string{"web.docker", "any.WEB.docker", "web.backend.docker"} {
+			if !waits(name) || !z.Expects(strings.ToLower(name)) {
+				t.Errorf("%s does not wait", name)
+			}
+		}
+		others := 0 // two names may share a place
+		for i := range 100 {
+			for _, name := range []string{"web%d.docker", "x%d.shop.docker", "a%d.b.docker"} {
+				if waits(fmt.Sprintf(name, i)) {
+					others++
+				}
+			}
+		}
+		if others > 30 {
+			t.Errorf("%d others wait", others)
+		}
+		settled.Store(true)
+	}
+	close(release)
+	w.Wait()
+	z.Expect([]string{"web.docker", "api.shop.docker"}, -1)
+	if z.Expects("web.docker") || !z.Expects("api.shop.docker") {
+		t.Error("it does not count")
+	}
+}
+
 // deny asks as a socket does.
 func deny(z *Zone, name string) (reply []byte) {
 	msg, err := question(name, dns.TypeA).Pack()

@@ -36,12 +36,12 @@ type ZoneConfig struct {
 	// Unknown, unless nil, is called before a name inside the domains is denied (NXDOMAIN): lower-case, without trailing dot,
 	// and one that Update could take. The name is looked up once more when Unknown returns or Patience has passed, zero
 	// meaning 250 ms; then its ctx ends. Queries for one name share a call, one that begins after they came. Other queries do
-	// not wait, and beyond 256 waiting ones a name is denied at once. Unknown has a goroutine of its own and may call Update.
+	// not wait, and beyond 256 waiting ones a name is denied at once, unless Expect named it. Unknown has a goroutine of its own and may call Update.
 	Unknown  func(ctx context.Context, name string)
 	Patience time.Duration
 
 	// Settled, unless nil, is asked before Unknown, from any goroutine and for every such query; it must return at once. True means that
-	// Unknown has no way to know more than the zone does now: the name is denied without it.
+	// Unknown has no way to know more than the zone does now: the name is denied without it, unless Expect named it.
 	Settled func() bool
 }
 
@@ -75,6 +75,7 @@ type Zone struct {
 	serial           atomic.Uint32
 	unknown          unknown
 	denied           denied
+	expected         expected
 
 	mu      sync.Mutex     // of writers
 	apexes  map[string]int // the served domains in wire form, with their numbers

@@ -17,6 +17,13 @@ func (e *Engine) Pending() bool {
 	return s != nil && s.pending.Load()
 }
 
+// LookAt makes the watch look at one container without waiting for an event.
+func (e *Engine) LookAt(id string) {
+	if s := e.live.Load(); s != nil {
+		s.note(note{id: id})
+	}
+}
+
 // Ask makes the watch look at the running containers that wanted holds for, without waiting for an event: those whose name in
 // Docker's sense matches the pattern (RE2), of which wanted sees what a list tells, and the one whose id is, or begins with, one of
 // the names. It costs the engine two calls, and one for each container found, of which there are no more than maxFound. One that
@@ -54,6 +61,6 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 		}
 	}
 	for _, id := range found {
-		s.note(note{id: id})
+		s.note(note{id: id}) // older engines still list who has just died
 	}
 }

@@ -159,7 +159,11 @@ func (d *daemon) handle(w http.ResponseWriter, r *http.Request) {
 		for _, g := range d.containers {
 			_, live := g.seen()
 			named := wanted.Match("name", g.Name) || wanted.Match("name", strings.TrimPrefix(g.Name, "/"))
-			if (live || r.URL.Query().Has("all")) && named {
+			shown := live || r.URL.Query().Has("all")
+			if wanted.Contains("status") {
+				shown = wanted.ExactMatch("status", g.State.Status)
+			}
+			if shown && named {
 				s := container.Summary{ID: g.ID, Names: []string{g.Name}, Image: g.Config.Image, Labels: g.Config.Labels, State: g.State.Status,
 					NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{}}}
 				s.HostConfig.NetworkMode = string(g.HostConfig.NetworkMode)

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,11 @@ type Update struct {
 	Containers []Container // new or changed
 	Gone       []string    // ids of containers that are no longer live
 	Full       bool        // a full listing ends: all that there is has been told
+
+	// Coming may be live any moment: containers that were created, or ended, and exist, as far as is known about each. Of those
+	// from before the connection the newest few thousand are told, some time after its first listing.
+	Coming    []Container
+	Destroyed []string // ids of containers that do not exist; they may have been Coming
 }
 
 // Take brings s to what u says.
@@ -48,6 +55,7 @@ const (
 	stormMax  = 100 * time.Millisecond // that a storm is waited for
 	hurried   = 2000                   // containers of a list that are inspected as fast as can be
 	maxNotes  = 1 << 16                // events that wait to be looked at; with more, a list costs less
+	maxComing = 1 << 12                // containers that ended before the connection, of which is told
 )
 
 // Watch tells sink what the engine has, until ctx ends: a full listing after each connect and every minute, changes in
@@ -135,6 +143,7 @@ type session struct {
 	stormed  time.Time           // when due became a storm
 	looking  map[string]bool     // being looked at; true: something happened since the look began
 	joining  map[string]bool     // given an address, and not looked at since
+	dead     map[string]bool     // died, were told gone, and have not begun anything since: a look at them is nothing to wait for
 	peeking  map[string][]string // by network that is being looked at: who joined it meanwhile
 	filling  map[string]bool     // looked at only because a list does not tell all
 	fillNext uint32              // number in known from which on some may have to be filled
@@ -171,6 +180,7 @@ const (
 	hinted what = iota // something happened: look
 	created
 	joined
+	started
 	left
 	died
 	networksChanged
@@ -222,7 +232,7 @@ func (b bits) has(n uint32) bool { return int(n/64) < len(b) && b[n/64]>>(n%64)&
 func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
-		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillLeft: hurried, busy: 1,
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillLeft: hurried, busy: 1,
 	}
 }
 
@@ -298,6 +308,9 @@ func (s *session) hint(m events.Message) {
 			c := Container{ID: m.Actor.ID, Name: m.Actor.Attributes["name"], Image: m.Actor.Attributes["image"]}
 			c.setLabels(m.Actor.Attributes)
 			s.note(note{what: created, id: m.Actor.ID, born: c})
+		case action == "start" || action == "restart":
+			s.note(note{what: started, id: m.Actor.ID})
+			return
 		case action == "die" && m.TimeNano > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
 			s.note(note{what: died, id: m.Actor.ID})
 		}
@@ -336,7 +349,7 @@ func (s *session) note(n note) {
 // follow lists all, and then looks at every object that events hint at, until the connection ends. Hints that come while an object is
 // being looked at cause one more look, however many they are: bursts coalesce, and the last look wins. A storm of them causes one list.
 func (s *session) follow(ctx context.Context) error {
-	results, peeks := make(chan looked), make(chan peeked)
+	results, peeks, coming := make(chan looked), make(chan peeked), make(chan []Container)
 	s.beginListing(ctx)
 	relist := time.NewTimer(s.pace.relistEvery)
 	defer relist.Stop()
@@ -362,6 +375,9 @@ func (s *session) follow(ctx context.Context) error {
 			if b.err != nil {
 				return causeOr(ctx, b.err)
 			}
+			if b.end && s.first {
+				go s.listComing(ctx, coming)
+			}
 			s.listed(b)
 			if b.end {
 				relist.Reset(max(s.pace.relistEvery, 60*time.Since(s.begun))) // an engine that lists slowly is asked seldom
@@ -372,6 +388,13 @@ func (s *session) follow(ctx context.Context) error {
 			}
 		case p := <-peeks:
 			s.early(ctx, p, peeks)
+		case cs := <-coming:
+			cs = slices.DeleteFunc(cs, func(c Container) bool { // those of which is known more by now
+				_, born := s.born[c.ID]
+				_, known := s.known.Find(c.ID)
+				return born || known
+			})
+			s.send(Update{Coming: cs})
 		case <-s.fillRest:
 			s.fillRest, s.fillLeft = nil, 1
 		case r := <-results:
@@ -397,6 +420,11 @@ func (s *session) storm() bool {
 
 func (s *session) setBusy() {
 	busy := len(s.due) + len(s.looking) - len(s.filling) + len(s.peeking)
+	for id := range s.dead {
+		if _, looking := s.looking[id]; s.due[id] || looking && !s.filling[id] {
+			busy--
+		}
+	}
 	if s.listing != nil && (s.first || s.hushed != nil) {
 		busy++
 	}
@@ -419,10 +447,17 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			networks = true
 			continue
 		case created:
+			delete(s.dead, n.id)
 			if _, ok := s.known.Find(n.id); !ok {
 				s.born[n.id] = n.born
+				if n.born.Labels[PilotLabel] == "" {
+					s.send(Update{Coming: []Container{n.born}})
+				}
 			}
+		case started:
+			delete(s.dead, n.id)
 		case joined:
+			delete(s.dead, n.id)
 			s.joining[n.id] = true
 			s.peek(ctx, n.network, n.id, peeks)
 		case left:
@@ -430,6 +465,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 		case died:
 			delete(s.joining, n.id)
 			s.gone(n.id)
+			s.dead[n.id] = true
 		}
 		if s.listing != nil {
 			s.touched[n.id] = true
@@ -503,6 +539,8 @@ func (s *session) outcome(r looked) {
 	}
 	if stale {
 		s.due[r.id] = true
+	} else {
+		delete(s.dead, r.id)
 	}
 	before, was := s.known.ByID(r.id)
 	switch {
@@ -510,18 +548,26 @@ func (s *session) outcome(r looked) {
 	case r.born:
 		if s.born[r.id] = r.c; was && s.joining[r.id] { // it was told early
 			s.tell(before.withDetails(r.c))
+			return
 		} else if was && !stale {
 			s.gone(r.id)
 		}
+		s.send(Update{Coming: []Container{r.c}})
 		return
 	case stale: // the next look knows more
 	case r.live && was && !r.c.whole:
 		s.tell(r.c.withDetails(before))
 	case r.live:
 		s.tell(r.c)
-	default:
+	case r.c.ID != "": // it ended
 		delete(s.born, r.id)
 		s.gone(r.id)
+		s.send(Update{Coming: []Container{r.c}})
+	default:
+		delete(s.born, r.id)
+		if !s.gone(r.id) {
+			s.send(Update{Destroyed: []string{r.id}})
+		}
 	}
 	if !stale {
 		delete(s.joining, r.id)
@@ -533,8 +579,9 @@ func (s *session) tell(c Container) {
 	s.send(Update{Containers: s.withSharers(nil, c)})
 }
 
-func (s *session) gone(id string) {
-	if s.forget(id) {
+// gone tells that a container is no longer live, if it was.
+func (s *session) gone(id string) (was bool) {
+	if was = s.forget(id); was {
 		u := Update{Gone: []string{id}}
 		for other := range s.sharers[id] {
 			if c, ok := s.known.ByID(other); ok {
@@ -544,6 +591,7 @@ func (s *session) gone(id string) {
 		}
 		s.send(u)
 	}
+	return was
 }
 
 // forget notes that a container is about to be told gone.
@@ -802,6 +850,26 @@ func (s *session) list(ctx context.Context, send func(batch)) error {
 	b.end = true
 	send(b)
 	return nil
+}
+
+// listComing gives the newest of the containers that do not run. An engine that does not heed what it is asked for gives none.
+func (s *session) listComing(ctx context.Context, to chan<- []Container) {
+	listing, cancel := context.WithTimeout(ctx, 3*s.pace.call)
+	defer cancel()
+	var all []Container
+	query := url.Values{"filters": {`{"status":["created","exited"]}`}, "limit": {strconv.Itoa(maxComing)}}
+	_ = s.conn.eachListed(listing, query, func(c Container) {
+		if len(all) == maxComing || c.State != "created" && c.State != "exited" {
+			cancel() // it may be 100,000
+		} else if c.Labels[PilotLabel] == "" {
+			c.Endpoints = nil
+			all = append(all, c)
+		}
+	})
+	select {
+	case to <- all:
+	case <-ctx.Done():
+	}
 }
 
 // listed tells of a part of a listing.

@@ -86,6 +86,16 @@ func (w *watching) until(what string, done func() bool) {
 	}
 }
 
+// untilSettled waits until nothing is pending, of which no update tells.
+func (w *watching) untilSettled() {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); w.e.Pending(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatal("pending for ever")
+		}
+	}
+}
+
 func (w *watching) take(u Update) {
 	w.t.Helper()
 	if u.Down != nil {
@@ -508,7 +518,7 @@ func TestWatchEarlyAddressOfOld(t *testing.T) {
 	w.untilTrue(d)
 }
 
-// What died is gone at once, however long the engine takes to tell about it.
+// What died is gone at once, however long the engine takes to tell about it, and nobody needs to wait for that.
 func TestWatchDies(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
@@ -524,9 +534,53 @@ func TestWatchDies(t *testing.T) {
 	})
 	d.stop(id)
 	w.untilNames("")
+	w.untilSettled()
 	close(release)
 	d.start(id)
 	w.untilTrue(d)
+}
+
+// Containers that exist and are not live are told as coming: those from before, those that are created, and those that ended.
+func TestWatchComing(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	old := d.create("old", "bridge")
+	run := d.run("run", "bridge", "www")
+	var mu sync.Mutex
+	coming := map[string]Container{}
+	w := watch(t, d.url, brisk(), func(u Update) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range u.Containers {
+			delete(coming, c.ID)
+		}
+		for _, c := range u.Coming {
+			coming[c.ID] = c
+		}
+		for _, id := range u.Destroyed {
+			delete(coming, id)
+		}
+	})
+	is := func(id, name string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return coming[id].Name == name
+		}
+	}
+	w.until("old is coming", is(old, "old"))
+	d.untilSubscribed()
+	fresh := d.create("new", "bridge")
+	w.until("new is coming", is(fresh, "new"))
+	d.start(fresh)
+	w.until("new came", is(fresh, ""))
+	d.stop(run)
+	w.until("run may come again", is(run, "run"))
+	d.remove(run)
+	w.until("run may not", is(run, ""))
+	d.remove(old)
+	w.until("old may not", is(old, ""))
+	w.wantNoLoss()
 }
 
 // A storm of events costs a list or a few, and no inspect for each before its name is told.
@@ -1031,11 +1085,7 @@ func TestPending(t *testing.T) {
 	})
 	d.rename(id, "renamed")
 	w.untilNames("renamed=" + d.addr(id))
-	for deadline := time.Now().Add(20 * time.Second); w.e.Pending(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("pending for ever")
-		}
-	}
+	w.untilSettled()
 	w.wantNoLoss()
 }
 
