@@ -76,7 +76,18 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 	defer p.close()
 	t := time.NewTimer(0)
 	defer t.Stop()
-	for {
+	for { // the first time at once, so that where the engine was at the session's start is known
+		if p.beat(ctx, s.conn, s.pace.pingTimeout) != nil {
+			// Once more and by another connection: its way may be the one that fails, as where a proxy is between.
+			if err := s.alive(ctx); err != nil {
+				cancel(fmt.Errorf("engine does not answer pings: %w", err))
+				return
+			}
+			if p.beat(ctx, s.conn, s.pace.pingTimeout) == nil && p.moved { // so the event stream leads nowhere
+				cancel(errHurried)
+				return
+			}
+		}
 		now := time.Now().Round(0)
 		t.Reset(now.Truncate(s.pace.pingEvery).Add(s.pace.pingEvery).Sub(now))
 		select {
@@ -84,18 +95,6 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 			return
 		case <-t.C:
 		case <-s.hurry:
-			cancel(errHurried)
-			return
-		}
-		if p.beat(ctx, s.conn, s.pace.pingTimeout) == nil {
-			continue
-		}
-		// Once more and by another connection: its way may be the one that fails, as where a proxy is between.
-		if err := s.alive(ctx); err != nil {
-			cancel(fmt.Errorf("engine does not answer pings: %w", err))
-			return
-		}
-		if p.beat(ctx, s.conn, s.pace.pingTimeout) == nil && p.moved { // so the event stream leads nowhere
 			cancel(errHurried)
 			return
 		}
