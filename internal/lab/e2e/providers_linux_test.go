@@ -285,7 +285,7 @@ func TestEnginesOneByOne(t *testing.T) {
 		ann := h.home("ann", 4711)
 		ann.write(".config/containers/podman/machine/qemu/podman-machine-default.json", `{"Name": "podman-machine-default", "HostUser": {"Rootful": true, "UID": 4711}, "Version": 1}`)
 		socket := ann.mkdir(".local/share/containers/podman/machine/qemu") + "/podman.sock"
-		e := &found{name: "podman-machine-default", provider: "podman", reach: platform.Tunnel, opts: lab.VMOptions{TCP: true, Dockerd: cmp.Or(os.Getenv("LAB_PODMAND"), program(t, "podmand")), Args: []string{"--host=unix://" + socket}}}
+		e := &found{name: "podman-machine-default", provider: "podman", reach: platform.Tunnel, opts: lab.VMOptions{TCP: true, Dockerd: podmand(t), Args: []string{"--host=unix://" + socket}}}
 		start(t, h, e)
 		t.Logf("Podman %s", docker(t, e.vm, "version", "-f", "{{.Server.Version}}"))
 		docker(t, e.vm, "network", "create", "shop")
@@ -325,6 +325,12 @@ func TestEnginesOneByOne(t *testing.T) {
 			}
 			return nil
 		})
+		h.eventually("the pilots are gone", func() error {
+			if left := docker(t, vm, "ps", "-q", "--filter", "label=fairlead.pilot"); left != "" {
+				return errors.New(left)
+			}
+			return nil
+		})
 	})
 	t.Run("rootless", func(t *testing.T) {
 		t.Parallel()
@@ -346,6 +352,9 @@ func TestEnginesOneByOne(t *testing.T) {
 		})
 	})
 }
+
+// podmand is the path of a Podman that is run in the place of dockerd.
+func podmand(t testing.TB) string { return cmp.Or(os.Getenv("LAB_PODMAND"), program(t, "podmand")) }
 
 // program is the path of what is run in the place of dockerd.
 func program(t testing.TB, name string) string {
