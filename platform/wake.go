@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	wakeEvery = 4 * time.Second  // how often the clocks are read, at whole multiples of it
-	wakeSlack = 10 * time.Second // a busy machine is late, and that is no sleep
+	wakeEvery = 4 * time.Second // how often the clocks are read, at whole multiples of it
+	wakeSlack = 8 * time.Second // a busy machine is late, and that is no sleep
 )
 
 // WatchWake calls woke each time this host has slept, within seconds of its wake, until ctx ends. A clock that is set
