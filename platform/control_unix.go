@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -104,18 +105,26 @@ func knock(path string) error {
 	return err
 }
 
-// Lock takes the file at path for this process alone. The error is ErrBusy when another one has it.
+// Lock takes the file at path for this process alone. The error is ErrBusy when another one has it, and keeps it: a program that
+// a killed fairlead was just starting has its files for a moment.
 func Lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+	for until := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 20) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		case time.Now().After(until):
+			f.Close()
 			return nil, ErrBusy
 		}
-		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	return func() { f.Close() }, nil
 }
+
+const lockPatience = time.Second
