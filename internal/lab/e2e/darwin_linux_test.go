@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -365,15 +366,26 @@ func TestMacGateway(t *testing.T) {
 
 	t.Run("killed", func(t *testing.T) {
 		m := m.in(t)
+		kill := func(r *run) {
+			r.signal(syscall.SIGKILL)
+			m.eventually("what it was just starting is gone", func() error { // that has its files for a moment
+				conn, err := net.Dial("unix", m.root+"/var/run/fairlead.sock")
+				if err == nil {
+					conn.Close()
+					return errors.New("its socket is held")
+				}
+				return nil
+			})
+		}
 		r := m.start()
 		m.answers("web.docker", ip)
 		m.resolves("17.172.in-addr.arpa", "docker")
-		r.signal(syscall.SIGKILL)
+		kill(r)
 		m.must("teardown-network")
 		m.same(before)
 		r = m.start() // and again, over what a kill leaves
 		m.answers("web.docker", ip)
-		r.signal(syscall.SIGKILL)
+		kill(r)
 		r = m.start()
 		m.answers("web.docker", ip)
 		r.signal(syscall.SIGTERM)
