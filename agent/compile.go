@@ -149,7 +149,7 @@ func decide(s *Subnet, n engine.Network, reach platform.Reach, allow []netip.Pre
 		return
 	case way.Kind == platform.Native && way.Dev != "" && !leads(host.table, s.Prefix, way.Dev):
 		s.State, s.Why = NoWay, fmt.Sprintf("no route leads to it by %s: %s", way.Dev, way.Why)
-		s.Hint = "let fairlead do it: " + platform.Sudo + "brew services stop docker-mac-net-connect"
+		s.Hint = "let fairlead do it: sudo brew services stop docker-mac-net-connect"
 		return
 	case way.Kind == platform.Native:
 		for _, t := range taken {
