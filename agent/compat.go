@@ -20,6 +20,9 @@ const (
 	dnsProxyServer
 )
 
+// skydockEnv is skydock's usual environment, the last label of its names.
+const skydockEnv = "dev"
+
 // otherNames are what a container asks other tools for.
 type otherNames struct {
 	hide     bool
@@ -139,7 +142,7 @@ func (o *otherNames) dnsdock(c engine.Container, env map[string]string) {
 		o.images = append(o.images, []string{image})
 	}
 	if service := imageName(c.Image); service != "" {
-		o.skydock = [][]string{{c.Name, service, "dev"}, {service, "dev"}} // its usual environment
+		o.skydock = [][]string{{c.Name, service, skydockEnv}, {service, skydockEnv}}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -304,6 +305,9 @@ func engineLike(u string) string {
 	case strings.HasPrefix(where, "ssh:"):
 		return name + "=ssh://USER@HOST"
 	case err == nil && plain(host) && plain(port):
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			port = "2376"
+		}
 		return name + "=tcp://" + net.JoinHostPort(host, port)
 	case plain(strings.TrimPrefix(where, "tcp://")):
 		return name + "=tcp://" + strings.TrimPrefix(where, "tcp://") + ":2376"

@@ -166,6 +166,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"engine", "", "not a URL", "--engine dev=tcp://"},
 		{"engine", "ftp://vm", "ftp:// is not spoken", "--engine dev=tcp://"},
 		{"engine", "tcp://vm", "tcp://HOST:PORT", "--engine dev=tcp://"},
+		{"engine", "tcp://vm:99999", "from 1 to 65535", "--engine dev=tcp://vm:2376"},
 		{"engine", "unix://", "a socket is written", "--engine dev=tcp://"},
 		{"engine", "unix:///a,unix:///b", `two engines are called "default"`, "--engine dev=URL --engine test=URL"},
 		{"engine", "dev=unix:///a,DEV=unix:///b", `two engines are called "dev"`, "--engine dev=URL --engine test=URL"},

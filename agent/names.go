@@ -146,7 +146,7 @@ func claims(at place, c engine.Container) []claim {
 			}
 		}
 	}
-	if at.several {
+	if at.several || at.engine == skydockEnv { // a lone engine "dev" too: web.dev is its web before it is skydock's image web
 		b.add(byEngine, c.ID, all, c.Name, at.engine)
 	}
 	group := c.ID // of names that its labels ask for: replicas of a service share these

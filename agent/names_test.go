@@ -20,7 +20,7 @@ const (
 )
 
 // everywhere is the one engine, all of whose addresses are reachable.
-var everywhere = place{engine: "dev", domains: []string{"docker"}, reachable: func(netip.Addr) bool { return true }}
+var everywhere = place{engine: "vm", domains: []string{"docker"}, reachable: func(netip.Addr) bool { return true }}
 
 func addrs(list ...string) (out []netip.Addr) {
 	for _, a := range list {
@@ -43,6 +43,8 @@ func compose(service, project, number string, also ...string) map[string]string 
 
 func TestClaims(t *testing.T) {
 	several := place{engine: "test", domains: []string{"docker"}, several: true, priority: 3, vm: netip.MustParseAddr("192.168.99.100"), reachable: everywhere.reachable}
+	dev := everywhere
+	dev.engine = "dev"
 	half := everywhere
 	half.reachable = netip.MustParsePrefix("172.17.0.0/16").Contains
 
@@ -140,6 +142,14 @@ func TestClaims(t *testing.T) {
 			web byName+3 172.17.0.2
 			web.bridge byNetwork+3 172.17.0.2
 			web.test byEngine+3 172.17.0.2`},
+		{"a lone engine of the name that skydock's names end in", dev, engine.Container{ID: webID, Name: "web", Image: "nginx", Endpoints: []engine.Attachment{on("bridge", "172.17.0.2")}}, `
+			nginx.dev byImage 172.17.0.2
+			web.nginx byImage 172.17.0.2
+			web.nginx.dev byImage 172.17.0.2
+			3f2a9c01d4e5 byID 172.17.0.2
+			web byName 172.17.0.2
+			web.bridge byNetwork 172.17.0.2
+			web.dev byEngine 172.17.0.2`},
 		{"host network of a VM", several, engine.Container{ID: webID, Name: "web", HostNetwork: true, Endpoints: []engine.Attachment{{NetworkID: "h", Network: "host"}}}, `
 			3f2a9c01d4e5 byID+3 192.168.99.100
 			web byName+3 192.168.99.100
@@ -427,9 +437,9 @@ func TestRecords(t *testing.T) {
 		{"one container", []string{"docker"}, []engine.Container{web}, []string{"web.docker", "www.docker", "shop.docker", "_80._tcp.web.docker", "_http._tcp.web.docker",
 			"_metrics._tcp.www.docker", "_dns._udp.web.docker", "2.0.17.172.in-addr.arpa",
 			"2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.d.f.ip6.arpa"}, `
-			web.docker 172.17.0.2 fd01::2 TXT engine=dev id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
-			www.docker 172.17.0.2 fd01::2 TXT engine=dev id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
-			shop.docker 172.17.0.2 fd01::2 TXT engine=dev id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
+			web.docker 172.17.0.2 fd01::2 TXT engine=vm id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
+			www.docker 172.17.0.2 fd01::2 TXT engine=vm id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
+			shop.docker 172.17.0.2 fd01::2 TXT engine=vm id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
 			_80._tcp.web.docker SRV 80 3f2a9c01d4e5.docker TTL 3s
 			_http._tcp.web.docker SRV 80 3f2a9c01d4e5.docker TTL 3s
 			_metrics._tcp.www.docker SRV 9090 3f2a9c01d4e5.docker TTL 3s
@@ -437,14 +447,14 @@ func TestRecords(t *testing.T) {
 			2.0.17.172.in-addr.arpa PTR web.docker TTL 3s
 			2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.d.f.ip6.arpa PTR web.docker TTL 3s`},
 		{"replicas", []string{"docker"}, []engine.Container{replica(1, "running", "healthy"), replica(2, "running", "")}, []string{"api.shop.docker", "_8000._tcp.api.docker", "2.api.shop.docker"}, `
-			api.shop.docker 172.17.0.11 172.17.0.12 TXT engine=dev id=000000000001 id=000000000002 image=api name=shop-api-1 name=shop-api-2 project=shop service=api and below
+			api.shop.docker 172.17.0.11 172.17.0.12 TXT engine=vm id=000000000001 id=000000000002 image=api name=shop-api-1 name=shop-api-2 project=shop service=api and below
 			_8000._tcp.api.docker SRV 8000 000000000001.docker SRV 8000 000000000002.docker
-			2.api.shop.docker 172.17.0.12 TXT engine=dev id=000000000002 image=api name=shop-api-2 project=shop service=api and below`},
+			2.api.shop.docker 172.17.0.12 TXT engine=vm id=000000000002 image=api name=shop-api-2 project=shop service=api and below`},
 		{"the fittest answer", []string{"docker"}, []engine.Container{replica(1, "paused", ""), replica(2, "running", "unhealthy"), replica(3, "running", "starting"), replica(4, "running", "healthy")},
 			[]string{"api.shop.docker", "_8000._tcp.api.docker", "shop-api-1.docker", "11.0.17.172.in-addr.arpa"}, `
-			api.shop.docker 172.17.0.14 TXT engine=dev id=000000000004 image=api name=shop-api-4 project=shop service=api and below
+			api.shop.docker 172.17.0.14 TXT engine=vm id=000000000004 image=api name=shop-api-4 project=shop service=api and below
 			_8000._tcp.api.docker SRV 8000 000000000004.docker
-			shop-api-1.docker 172.17.0.11 TXT engine=dev id=000000000001 image=api name=shop-api-1 project=shop service=api and below
+			shop-api-1.docker 172.17.0.11 TXT engine=vm id=000000000001 image=api name=shop-api-1 project=shop service=api and below
 			11.0.17.172.in-addr.arpa PTR shop-api-1.docker`},
 		{"starting before unhealthy", []string{"docker"}, []engine.Container{replica(2, "running", "unhealthy"), replica(3, "running", "starting")}, []string{"_8000._tcp.api.shop.docker"}, `
 			_8000._tcp.api.shop.docker SRV 8000 000000000003.docker`},
@@ -453,20 +463,20 @@ func TestRecords(t *testing.T) {
 		// Both "web" of the one and "web.dev" of the other would be web.dev.docker.
 		{"a domain in another", []string{"docker", "dev.docker"}, []engine.Container{web, {ID: dbID, Name: "web.dev", Endpoints: []engine.Attachment{on("back", "172.17.0.3")}}},
 			[]string{"web.docker", "web.dev.docker", "web.dev.dev.docker"}, `
-			web.docker 172.17.0.2 fd01::2 TXT engine=dev id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
-			web.dev.docker 172.17.0.2 fd01::2 TXT engine=dev id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
-			web.dev.dev.docker 172.17.0.3 TXT engine=dev id=dbbeef00cafe name=web.dev and below`},
+			web.docker 172.17.0.2 fd01::2 TXT engine=vm id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
+			web.dev.docker 172.17.0.2 fd01::2 TXT engine=vm id=3f2a9c01d4e5 image=nginx:1.27 name=web TTL 3s and below
+			web.dev.dev.docker 172.17.0.3 TXT engine=vm id=dbbeef00cafe name=web.dev and below`},
 		{"a container that hides", []string{"docker"}, []engine.Container{{ID: webID, Name: "web", Labels: map[string]string{"fairlead.ignore": "true"}, Endpoints: []engine.Attachment{on("back", "172.17.0.2")}}},
 			[]string{"web.docker", "3f2a9c01d4e5.docker", "2.0.17.172.in-addr.arpa"}, ``},
 		{"an image of the name of a container that stopped", []string{"docker"}, []engine.Container{{ID: dbID, Name: "db", Image: "web", Endpoints: []engine.Attachment{on("back", "172.17.0.3")}}},
 			[]string{"web.docker", "db.web.docker"}, `
-			db.web.docker 172.17.0.3 TXT engine=dev id=dbbeef00cafe image=web name=db and below`},
+			db.web.docker 172.17.0.3 TXT engine=vm id=dbbeef00cafe image=web name=db and below`},
 		{"dnsdock's issue 91", []string{"docker"}, []engine.Container{
 			{ID: webID, Name: "a", Labels: map[string]string{"com.dnsdock.alias": "service.app.docker"}, Endpoints: []engine.Attachment{on("back", "172.17.0.2")}},
 			{ID: dbID, Name: "b", Labels: map[string]string{"com.dnsdock.alias": "client.service.app.docker"}, Endpoints: []engine.Attachment{on("back", "172.17.0.3")}}},
 			[]string{"service.app.docker", "client.service.app.docker"}, `
-			service.app.docker 172.17.0.2 TXT engine=dev id=3f2a9c01d4e5 name=a and below
-			client.service.app.docker 172.17.0.3 TXT engine=dev id=dbbeef00cafe name=b and below`},
+			service.app.docker 172.17.0.2 TXT engine=vm id=3f2a9c01d4e5 name=a and below
+			client.service.app.docker 172.17.0.3 TXT engine=vm id=dbbeef00cafe name=b and below`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d, at, all := newRegister(), everywhere, map[string]*dnsserver.Record{}
