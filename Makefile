@@ -26,12 +26,13 @@ build: pilot ## build bin/fairlead for this host, the pilots inside
 .PHONY: pilot
 pilot: $(PILOTS) ## build the in-VM helper for both architectures
 
-# The same sources give the same bytes, so that an engine which has the image need not load it again.
+# The same sources give the same bytes, so that an engine which has the image need not load it again. Whatever lies in the folder
+# is embedded by a build at the same time, so only what is whole gets there.
 PILOTSRC := $(wildcard cmd/pilot/*.go platform/tunnel/*.go platform/firewall/*.go) go.mod go.sum
 agent/engine/pilot/linux-%.gz: $(PILOTSRC)
 	@mkdir -p bin
 	$(STATIC) GOOS=linux GOARCH=$* go build $(GOFLAGS) -buildvcs=false -ldflags '-s -w -buildid=' -o bin/pilot-linux-$* ./cmd/pilot
-	gzip -9nc bin/pilot-linux-$* > $@.tmp && mv $@.tmp $@
+	gzip -9nc bin/pilot-linux-$* > bin/pilot-linux-$*.gz && mv bin/pilot-linux-$*.gz $@
 
 .PHONY: demo
 demo: build ## show a container answering by name, on throw-away namespaces (root or sudo)

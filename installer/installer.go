@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -321,8 +322,22 @@ func (p *program) Start(s service.Service) error {
 	return nil
 }
 
-// Stop returns body's error: a service that failed has to end with an exit code, or it is not restarted.
+// stopLimit is how long a body that is told to stop may take: longer than the agent gives itself, shorter than Windows Installer
+// (30 s) and our own stop wait. systemd and launchd have limits of their own.
+var stopLimit = 25 * time.Second
+
+// Stop returns body's error: a service that failed has to end with an exit code, or it is not restarted. One that does not end
+// in time was told to stop all the same, and is not to be restarted.
 func (p *program) Stop(service.Service) error {
 	p.stop()
-	return <-p.done
+	select {
+	case err := <-p.done:
+		return err
+	case <-time.After(stopLimit):
+		logged().Error("it was told to stop and has not ended in time, so it is ended as it is; what it had not taken back yet goes with the next fairlead start or teardown-network", "limit", stopLimit)
+		return nil
+	}
 }
+
+// logged writes to the service's log what the installer itself has to say.
+func logged() *slog.Logger { return slog.New(slog.NewTextHandler(Log(), nil)) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -273,7 +272,7 @@ func arm() {
 			windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, (*byte)(unsafe.Pointer(&delayed))))
 	})
 	if err != nil {
-		slog.Warn("the service is not restarted when it fails", "err", err)
+		logged().Warn("the service is not restarted when it fails", "err", err)
 	}
 }
 

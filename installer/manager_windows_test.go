@@ -19,6 +19,9 @@ import (
 	"golang.org/x/sys/windows/svc/mgr"
 )
 
+// hangs is what a service of the tests is told that does not end when it is told to.
+const hangs = "hangs"
+
 // The service that the tests install is this test binary. With a file's name it fails when that file goes.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || os.Args[1] != "run" {
@@ -30,6 +33,10 @@ func TestMain(m *testing.M) {
 		if len(os.Args) < 3 {
 			<-ctx.Done()
 			return nil
+		}
+		if os.Args[2] == hangs {
+			stopLimit = 300 * time.Millisecond
+			select {}
 		}
 		there := func() bool { _, err := os.Stat(os.Args[2]); return err == nil }
 		for was := there(); ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
@@ -128,15 +135,7 @@ func TestSystemService(t *testing.T) {
 	if file, _, err := k.GetStringValue("EventMessageFile"); err != nil || !strings.HasSuffix(file, `\EventCreate.exe`) {
 		t.Errorf("messages in %q, %v", file, err)
 	}
-	if !wine() { // which has no event log, and a wevtutil that does nothing
-		words, err := LogCommand(50, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil || !strings.Contains(string(out), `msg="at work"`) {
-			t.Errorf("the event log has %s (%v)", out, err)
-		}
-	}
+	told(t, `msg="at work"`)
 	if r := mustInstall(t, o); len(r.Done) > 0 {
 		t.Errorf("done again: %q", r.Done)
 	}
@@ -163,6 +162,49 @@ func TestSystemService(t *testing.T) {
 	if !until(time.Minute, again) {
 		now, err := s.Query()
 		t.Errorf("it ended with an exit code, and is not restarted: %+v, %v", now, err)
+	}
+}
+
+// A service whose body does not end is ended all the same, says so, and is not restarted as if it had failed.
+func TestSystemStopOfOneThatHangs(t *testing.T) {
+	system(t)
+	mustInstall(t, Options{Program: newProgram(t), Args: []string{"run", hangs}})
+	m, s, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Disconnect()
+	defer s.Close()
+	before, err := s.Query()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Stop(); err != nil {
+		t.Error(err)
+	}
+	now, err := s.Query()
+	if err != nil || now.State != svc.Stopped || now.Win32ExitCode != 0 || now.ServiceSpecificExitCode != 0 || alive(before.ProcessId) {
+		t.Errorf("%+v, %v; its process lives: %v", now, err, alive(before.ProcessId))
+	}
+	told(t, "has not ended in time")
+}
+
+// told looks for an event of the service's.
+func told(t *testing.T, want string) {
+	t.Helper()
+	if wine() { // which has no event log, and a wevtutil that does nothing; internal/lab/windows.sh looks at what was given to it
+		return
+	}
+	words, err := LogCommand(50, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	if !until(20*time.Second, func() bool {
+		out, err = exec.Command(words[0], words[1:]...).CombinedOutput()
+		return err == nil && strings.Contains(string(out), want)
+	}) {
+		t.Errorf("the event log has %s (%v), not %q", out, err, want)
 	}
 }
 

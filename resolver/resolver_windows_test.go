@@ -190,6 +190,57 @@ func TestSystemEditedRuleStays(t *testing.T) {
 	pass(t, nil, nil)
 }
 
+// A key that group policy's keepers, or others, let nobody write: it is named with the way out, the other rule is made all the same, and
+// nothing is left.
+func TestSystemReadOnly(t *testing.T) {
+	for sealed, hint := range map[string]string{policyRules: "ask those who keep the group policy", localRules: "write access to the key"} {
+		t.Run(sealed, func(t *testing.T) {
+			system(t)
+			plant(t, localRules)
+			plant(t, policyRules)
+			before := read(t)
+			key, err := openKey(sealed, windows.WRITE_DAC|windows.READ_CONTROL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer key.Close()
+			rights := func(sddl string) {
+				t.Helper()
+				sd, err := windows.SecurityDescriptorFromString(sddl)
+				if err != nil {
+					t.Fatal(err)
+				}
+				dacl, _, err := sd.DACL()
+				if err == nil {
+					err = windows.SetSecurityInfo(windows.Handle(key), windows.SE_REGISTRY_KEY, windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, dacl, nil)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			rights("D:P(A;CI;KR;;;WD)")
+			defer rights("D:P(A;CI;KA;;;SY)(A;CI;KA;;;BA)(A;CI;KR;;;BU)")
+			p := Diff(renderNRPT(t, "docker"), nil, read(t))
+			var said []string
+			for _, r := range Apply(t.Context(), p) {
+				if r.Err != nil {
+					said = append(said, r.Err.Error())
+					if !errors.Is(r.Err, fs.ErrPermission) {
+						t.Errorf("%v is no fs.ErrPermission", r.Err)
+					}
+				}
+			}
+			made := slices.DeleteFunc(read(t), func(e Entry) bool { return e.Foreign != "" })
+			if len(said) != 1 || !strings.Contains(said[0], hint) || len(made) != 1 || strings.HasPrefix(made[0].Key, sealed) {
+				t.Errorf("says %q, has %v", said, made)
+			}
+			if p = pass(t, nil, p.Owned); len(p.Owned) > 0 || !slices.Equal(before, read(t)) {
+				t.Errorf("left %+v: %v, before %v", p, read(t), before)
+			}
+		})
+	}
+}
+
 func TestSystemWatch(t *testing.T) {
 	system(t)
 	ctx, cancel := context.WithCancel(t.Context())

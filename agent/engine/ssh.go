@@ -22,18 +22,19 @@ func sshArgs(raw string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:"
 	user, host := u.User.Username(), u.Hostname()
 	_, secret := u.User.Password()
 	switch {
-	case host == "" || host[0] == '-' || strings.Trim(host, plain) != "" || user != "" && user[0] == '-' || strings.Trim(user, plain+`\`) != "":
+	case host == "" || host[0] == '-' || strings.Trim(host, plain+":") != "" || user != "" && user[0] == '-' || strings.Trim(user, plain+`:\`) != "":
 		return nil, errors.New("an ssh endpoint is written ssh://USER@HOST")
 	case secret:
 		return nil, errors.New("ssh takes no password from a URL; use a key")
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("all that may follow the host is a port and the socket's path")
-	case strings.Trim(u.Path, plain+"/") != "": // it goes through the other side's shell
-		return nil, errors.New("the socket's path may have letters, digits and -_. only")
+	}
+	there, err := dialStdio(u.Path)
+	if err != nil {
+		return nil, err
 	}
 	if port, err := strconv.ParseUint(cmp.Or(u.Port(), "22"), 10, 16); err != nil || port == 0 {
 		return nil, errors.New("a port is a number from 1 to 65535")
@@ -45,16 +46,22 @@ func sshArgs(raw string) ([]string, error) {
 	if u.Port() != "" {
 		args = append(args, "-p", u.Port())
 	}
-	return append(append(args, "--", host), dialStdio(u.Path)...), nil
+	return append(append(args, "--", host), there...), nil
 }
+
+// plain are the characters that mean nothing else to any shell, nor to ssh and wsl.
+const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
 // dialStdio is the command that leads from its standard input and output to the engine that is where it runs, at socket if not
 // at the usual one.
-func dialStdio(socket string) []string {
-	if socket != "" && socket != "/" {
-		return []string{"docker", "--host", "unix://" + socket, "system", "dial-stdio"}
+func dialStdio(socket string) ([]string, error) {
+	switch {
+	case socket == "" || socket == "/":
+		return []string{"docker", "system", "dial-stdio"}, nil
+	case strings.Trim(socket, plain+"/") != "": // it goes through the other side's shell
+		return nil, errors.New("the socket's path may have letters, digits and -_. only")
 	}
-	return []string{"docker", "system", "dial-stdio"}
+	return []string{"docker", "--host", "unix://" + socket, "system", "dial-stdio"}, nil
 }
 
 // AsUser tells whether a program leads to the engine that runs as the owner of Home: ssh or wsl.

@@ -26,14 +26,14 @@ func wslArgs(raw string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 	if u.Host == "" || u.Host[0] == '-' || strings.Trim(u.Host, plain) != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("an engine inside a WSL distribution is written wsl://DISTRIBUTION, as wsl --list has its name")
 	}
-	if strings.Trim(u.Path, plain+"/") != "" {
-		return nil, errors.New("the socket's path may have letters, digits and -_. only")
+	there, err := dialStdio(u.Path)
+	if err != nil {
+		return nil, err
 	}
-	return within(u.Host, dialStdio(u.Path)...), nil
+	return within(u.Host, there...), nil
 }
 
 // within are wsl.exe's words for a command in a distribution, without a shell. As its root: the engine's socket is root's.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,6 +132,33 @@ func (p *pc) windows(args ...string) string {
 	return p.lab(append([]string{"run"}, args...)...)
 }
 
+// limited is the same PC, where fairlead runs from a prompt that nobody has elevated.
+func (p *pc) limited() *pc {
+	p.t.Helper()
+	dll := must(os.ReadFile(p.path(`C:\windows\system32\bcryptprimitives.dll`)))(p.t)
+	honest := bytes.ReplaceAll(dll, []byte("GetTokenInformation\x00"), []byte("getTokenInformation\x00")) // which no program asks it for
+	if bytes.Equal(honest, dll) {
+		p.t.Fatal("the lab does not answer for GetTokenInformation any more")
+	}
+	if err := os.WriteFile(p.path(`C:\winelab\honest.dll`), honest, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.build("limited", p.path(`C:\winelab\limited.exe`))
+	sub := p.in(p.t)
+	sub.program = append(slices.Clone(p.session), "run", `C:\winelab\limited.exe`, `C:\winelab\honest.dll`, p.exe)
+	return sub
+}
+
+// build makes a program of testdata for the PC.
+func (p *pc) build(name, file string) {
+	p.t.Helper()
+	build := exec.Command("go", "build", "-o", file, "./testdata/"+name)
+	build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		p.t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 // path is where Linux sees a file of C:.
 func (p *pc) path(file string) string {
 	return p.prefix() + "/drive_c/" + strings.ReplaceAll(strings.TrimPrefix(file, `C:\`), `\`, "/")
@@ -252,9 +280,11 @@ func (p *pc) agents() (pids []int) {
 // The whole agent as the program that Windows gets: routes, names, policy rules, service, from install to uninstall.
 func TestWindows(t *testing.T) {
 	p := newPC(t)
-	vm := p.StartVM(t, lab.VMOptions{TCP: true})
+	vm := p.StartVM(t, lab.VMOptions{TCP: true, Addr6: netip.MustParseAddr("fd99::100"), HostAddr6: netip.MustParsePrefix("fd99::1/64"),
+		Args: []string{"--ipv6", "--fixed-cidr-v6=fd17::/64"}})
 	docker(t, vm, "run", "-d", "--name", "web", "web")
 	web := address(t, vm, "bridge", "web")
+	web6 := docker(t, vm, "inspect", "-f", "{{.NetworkSettings.Networks.bridge.GlobalIPv6Address}}", "web")
 	before, vmBefore := p.state(), firewall(t, vm)
 
 	t.Run("not running", func(t *testing.T) {
@@ -284,6 +314,7 @@ func TestWindows(t *testing.T) {
 				t.Error(err)
 			}
 			p.ping(web)
+			p.ping(web6)
 		}
 		p.must("teardown-network")
 		if err := p.lacksRoute("172.17.0.0/16"); err != nil {
@@ -304,6 +335,17 @@ func TestWindows(t *testing.T) {
 		}
 		p.answers("web.docker", web)
 		p.ping(web)
+		p.eventually("IPv6 by the VM's address of that version", func() error {
+			rows, err := p.Routes(context.Background())
+			if !slices.ContainsFunc(rows, func(r string) bool { return strings.HasPrefix(r, "fd17::/64 via fd99::100 ") }) {
+				return fmt.Errorf("%q, %v", rows, err)
+			}
+			return nil
+		})
+		p.ping(web6)
+		if out, err := p.Run(context.Background(), "dig", "@127.0.0.153", "+short", "web.docker", "AAAA"); err != nil || strings.TrimSpace(out) != web6 {
+			t.Errorf("AAAA: %q, %v", out, err)
+		}
 		p.installed().follows(vm)
 	})
 
@@ -315,7 +357,7 @@ ConfigOptions REG_DWORD 0x8
 DisplayName REG_SZ fairlead
 GenericDNSServers REG_SZ 127.0.0.153
 IPSECCARestriction REG_SZ
-Name REG_MULTI_SZ .17.172.in-addr.arpa\0.docker
+Name REG_MULTI_SZ .0.0.0.0.0.0.0.0.0.0.0.0.7.1.d.f.ip6.arpa\0.17.172.in-addr.arpa\0.docker
 Version REG_DWORD 0x2`}
 		if got := p.rules(dnscache + `\DnsPolicyConfig`); !maps.Equal(got, want) {
 			t.Errorf("rules %v, want %v", got, want)
@@ -464,11 +506,7 @@ func TestWindowsUsersEngines(t *testing.T) {
 	t.Run("WSL", func(t *testing.T) {
 		p := p.in(t)
 		wsl := p.path(`C:\windows\system32\wsl.exe`)
-		build := exec.Command("go", "build", "-o", wsl, "./testdata/wsl")
-		build.Env = append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		p.build("wsl", wsl)
 		me := &home{t: t, dir: p.path(`C:\`)}
 		local := func(addr string) string { return "        |-- " + addr + "\n           /32 host LOCAL\n" }
 		me.write("lab/fib_trie", local("127.0.0.1")+local("172.17.0.1")+local(vm.Addr().String()))
@@ -556,7 +594,7 @@ func (p *pc) follows(vm *lab.VM) {
 
 // What can be in the way of an agent on Windows is named, with the way out.
 func (p *pc) inTheWay(t *testing.T, before string) {
-	refused := func(code int, want string, args ...string) {
+	refused := func(p *pc, code int, want string, args ...string) {
 		t.Helper()
 		out, errs, got := p.fairlead(args...)
 		if got != code || !strings.Contains(errs, want) || !strings.Contains(errs, "\nhint: ") {
@@ -564,11 +602,18 @@ func (p *pc) inTheWay(t *testing.T, before string) {
 		}
 	}
 
+	t.Run("no Administrator", func(t *testing.T) {
+		p := p.in(t).limited()
+		for _, verb := range []string{"run", "setup-network", "teardown-network", "install", "uninstall", "start", "stop", "restart"} {
+			refused(p, agent.ExitNotPermitted, "needs an elevated prompt (Run as Administrator)", verb)
+		}
+	})
+
 	t.Run("port 53 held", func(t *testing.T) {
 		p := p.in(t)
 		r := p.start("--engine", "tcp://192.0.2.1:2375", "--state-dir", `C:\other`, "--control", `\\.\pipe\other`)
-		refused(agent.ExitFailed, "fairlead (pid ", "run", "--engine", "tcp://192.0.2.1:2375")
-		refused(agent.ExitFailed, "--dns-listen 127.0.0.154:53", "run", "--engine", "tcp://192.0.2.1:2375")
+		refused(p, agent.ExitFailed, "fairlead (pid ", "run", "--engine", "tcp://192.0.2.1:2375")
+		refused(p, agent.ExitFailed, "--dns-listen 127.0.0.154:53", "run", "--engine", "tcp://192.0.2.1:2375")
 		r.signal(syscall.SIGINT)
 		p.must("teardown-network", "--state-dir", `C:\other`)
 		if err := os.RemoveAll(p.path(`C:\other`)); err != nil {
@@ -586,13 +631,13 @@ func (p *pc) inTheWay(t *testing.T, before string) {
 			}
 			return nil
 		})
-		refused(agent.ExitFailed, "labhost (pid ", "run", "--engine", "tcp://192.0.2.1:2375", "--control", `\\.\pipe\taken`)
+		refused(p, agent.ExitFailed, "labhost (pid ", "run", "--engine", "tcp://192.0.2.1:2375", "--control", `\\.\pipe\taken`)
 	})
 
 	t.Run("DNS Client service off", func(t *testing.T) {
 		p := p.in(t)
 		p.windows("net", "stop", "Dnscache")
-		refused(agent.ExitFailed, "Dnscache", "run", "--engine", "tcp://192.0.2.1:2375", "--resolver", "nrpt")
+		refused(p, agent.ExitFailed, "Dnscache", "run", "--engine", "tcp://192.0.2.1:2375", "--resolver", "nrpt")
 		r := p.start("--engine", "tcp://192.0.2.1:2375")
 		if s := p.status(); s.Resolver.Method != "none" || !strings.Contains(s.Resolver.Why, "Dnscache") || !strings.Contains(s.Resolver.Why, "hint: enable") {
 			t.Errorf("%+v", s.Resolver)
