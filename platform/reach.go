@@ -2,6 +2,7 @@ package platform
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -37,6 +38,11 @@ type Path struct {
 	Dev    string     `json:"dev,omitempty"` // empty while a tunnel is not up
 	Source netip.Addr `json:"source,omitzero"`
 	Why    string     `json:"why"`
+}
+
+// LogValue is the path as log/slog writes it.
+func (p Path) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("kind", string(p.Kind)), slog.Any("via", p.Via), slog.String("dev", p.Dev), slog.String("why", p.Why))
 }
 
 // To is the way to a subnet.

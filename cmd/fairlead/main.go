@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -203,9 +204,19 @@ func (s *settings) configFile() (path string, asked bool) {
 	return platform.DefaultConfig, false
 }
 
+// said leaves out what there is none of: no error, no address.
+func said(_ []string, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any(); {
+	case a.Key == slog.LevelKey: // the zero one is INFO
+	case v == nil, v == "", a.Value.Kind() == slog.KindAny && reflect.ValueOf(v).IsZero():
+		return slog.Attr{}
+	}
+	return a
+}
+
 // logger writes to w as the settings say, but nothing below least.
 func logger(w io.Writer, c agent.Config, least slog.Level) *slog.Logger {
-	o := &slog.HandlerOptions{Level: max(c.LogLevel, least)}
+	o := &slog.HandlerOptions{Level: max(c.LogLevel, least), ReplaceAttr: said}
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}

@@ -14,18 +14,21 @@ import (
 func query(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "query NAME [TYPE]",
+		Use:   "query NAME|ADDRESS [TYPE]",
 		Short: "What our server answers, without the OS in between",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return exactly(1, "a name, and perhaps a type: fairlead query web.docker AAAA")(c, nil)
 			}
-			qtype := "A"
+			name, qtype := args[0], "A"
+			if addr, err := netip.ParseAddr(name); err == nil { // as dig -x
+				name, qtype = dnsserver.ReverseName(addr.WithZone("")), "PTR"
+			}
 			if len(args) == 2 {
 				qtype = strings.ToUpper(args[1])
 			}
-			if err := dnsserver.CheckQuestion(args[0], qtype); err != nil {
+			if err := dnsserver.CheckQuestion(name, qtype); err != nil {
 				return err
 			}
 			client, _, err := dial(c, s)
@@ -36,7 +39,7 @@ func query(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := dnsserver.Query(c.Context(), st.DNS.Listen, args[0], qtype)
+			r, err := dnsserver.Query(c.Context(), st.DNS.Listen, name, qtype)
 			if err != nil {
 				return &agent.Problem{Code: agent.ExitFailed, Err: err, Hint: "fairlead status shows where the server listens"}
 			}
@@ -56,7 +59,7 @@ func query(s *settings) *cobra.Command {
 			for _, a := range r.Authority {
 				fmt.Fprintln(c.OutOrStdout(), a)
 			}
-			if _, err := netip.ParseAddr(args[0]); err == nil {
+			if name != args[0] {
 				fmt.Fprintf(c.ErrOrStderr(), "hint: whose an address is: fairlead trace %s\n", args[0])
 			} else if r.Rcode == "REFUSED" {
 				fmt.Fprintf(c.ErrOrStderr(), "hint: it is in none of the served domains: %s\n", strings.Join(st.Resolver.Domains, ", "))

@@ -84,7 +84,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		}
 		fmt.Fprintf(w, "engine   %s: %s, %s", e.Name, state, e.URL)
 		if e.Info.Version != "" {
-			fmt.Fprintf(w, ", Docker %s (API %s), %d networks, %d containers", e.Info.Version, e.Info.API, e.Networks, e.Containers)
+			fmt.Fprintf(w, ", Docker %s (API %s), %s, %s", e.Info.Version, e.Info.API, count(e.Networks, "network"), count(e.Containers, "container"))
 		}
 		fmt.Fprintln(w)
 		if e.Found != "" {
@@ -111,7 +111,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		}
 	}
 	printSubnets(w, st, false)
-	fmt.Fprintf(w, "dns      %v, %d names\n", st.DNS.Listen, st.DNS.Names)
+	fmt.Fprintf(w, "dns      %v, %s\n", st.DNS.Listen, count(st.DNS.Names, "name"))
 	for _, p := range st.DNS.NoReverse {
 		fmt.Fprintf(w, "dns      %v has no names for its addresses: too many reverse domains\n", p)
 	}
@@ -133,6 +133,14 @@ func printStatus(w io.Writer, st agent.Status) {
 	for _, l := range st.Losers {
 		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
 	}
+}
+
+// count is a number of things, such as "1 network" and "2 networks".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprint(n, " ", what)
 }
 
 // printOther says how the IP version that a gateway's address is not of gets to its engine, where it has networks of that.
