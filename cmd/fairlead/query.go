@@ -14,8 +14,9 @@ import (
 func query(s *settings) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "query NAME|ADDRESS [TYPE]",
+		Use:   "query NAME [TYPE]",
 		Short: "What our server answers, without the OS in between",
+		Long:  "What our server answers, without the OS in between. Without a TYPE a name is asked for A, an address for the PTR of its reverse name.",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
