@@ -390,6 +390,14 @@ func TestKernelCarriesEverything(t *testing.T) {
 					t.Errorf("%s there were %d packets of %d bytes on average", way, got.Packets, got.Bytes/got.Packets)
 				}
 			}
+			_, counters, _ := strings.Cut(run(t, m.container, "cat /proc/net/dev"), "eth0:")
+			var bytes, count uint64
+			if _, err := fmt.Sscan(counters, &bytes, &count); err != nil {
+				t.Fatal(err)
+			}
+			if whole := bytes/count > 5000; whole != (c.mtu == 0) {
+				t.Errorf("%d packets of %d bytes on average came to the container: were segments cut on their way?", count, bytes/count)
+			}
 		})
 	}
 }

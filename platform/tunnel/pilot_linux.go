@@ -37,7 +37,7 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 	}
 	p := newTUNPort(fd, jumbo)
 	if !l.Inject {
-		p.raise = maxPacket
+		p.raise = wholeMTU
 	}
 	if jumbo {
 		p.cut, p.partial, got.Partial = new(segmenter), l.Partial, l.Partial
