@@ -164,11 +164,14 @@ func (a *Agent) keepEngines(ctx context.Context) {
 func (a *Agent) compare(found []platform.Endpoint) (fresh []platform.Endpoint, gone []*watched) {
 	for _, w := range a.engines {
 		i := slices.IndexFunc(found, w.is)
-		moved := slices.ContainsFunc(found, func(f platform.Endpoint) bool { return f.Name == w.found.Name && f.Provider == w.found.Provider })
+		moved := slices.ContainsFunc(found, func(f platform.Endpoint) bool {
+			return w.found != nil && f.Name == w.found.Name && f.Provider == w.found.Provider
+		})
 		switch {
 		case w.twin != "":
-			a.twins[w.found.URL+" "+w.found.Certs] = w.twin
+			a.twins[w.cfg.URL+" "+w.cfg.Certs] = w.twin
 			gone = append(gone, w)
+		case w.found == nil: // it was named: it is not looked for
 		case i >= 0:
 			w.found, w.missed = &found[i], 0
 		case w.up:
@@ -195,22 +198,19 @@ func (a *Agent) compare(found []platform.Endpoint) (fresh []platform.Endpoint, g
 
 // is tells whether f is the endpoint at which w was found.
 func (w *watched) is(f platform.Endpoint) bool {
-	return w.found.URL == f.URL && w.found.Certs == f.Certs
+	return w.cfg.URL == f.URL && w.cfg.Certs == f.Certs
 }
 
-// findTwins marks those who are the engine w by another way: with a bridge network of the same id, which is random. The first of
-// them stays, whoever was heard first. It tells whether there are any.
+// findTwins marks those who are the engine w by another way. The first of them stays, whoever was heard first. It tells whether there
+// are any.
 func (a *Agent) findTwins(w *watched, networks []engine.Network) (any bool) {
-	bridges := map[string]bool{}
-	for _, n := range networks {
-		bridges[n.ID] = n.Driver == "bridge"
-	}
+	its := fingerprint(networks)
 	later := false
 	for _, other := range a.engines {
 		switch {
 		case other == w:
 			later = true
-		case other.twin != "" || !other.up || !slices.ContainsFunc(other.networks, func(n engine.Network) bool { return bridges[n.ID] }):
+		case its == "" || other.twin != "" || !other.up || fingerprint(other.networks) != its:
 		case later:
 			other.twin, any = w.cfg.Name, true
 		default:
@@ -219,6 +219,20 @@ func (a *Agent) findTwins(w *watched, networks []engine.Network) (any bool) {
 		}
 	}
 	return any
+}
+
+// podmanBridge is the id of Podman's default network on every machine: the SHA-256 of its name.
+const podmanBridge = "2f259bab93aaaaa2542ba43ef33eb990d0999ee1b9924b557b7be53c0b7a1bb9"
+
+// fingerprint is the id of an engine's default bridge, which it draws anew at every start; those of other networks are copied with a
+// VM's disk. "" for engines that have none, and for Podman.
+func fingerprint(networks []engine.Network) string {
+	for _, n := range networks {
+		if n.Name == "bridge" && n.Driver == "bridge" && n.ID != podmanBridge {
+			return n.ID
+		}
+	}
+	return ""
 }
 
 // unwatch takes an engine out: its names go first, its routes after them.

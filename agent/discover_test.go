@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -134,15 +136,36 @@ func TestTwin(t *testing.T) {
 		t.Errorf("gone: %v", gone)
 	}
 
-	// The same ranges, as all engines have, make no twins; nor does a swarm's network.
-	a = finder(t, socket, tcp)
-	swarm := engine.Network{ID: "s", Driver: "overlay", Name: "shop"}
-	a.heard(a.engines[0], engine.Update{Full: true, Info: &engine.Info{}, Networks: []engine.Network{bridge[0], swarm}})
+	// While the first was lost the second stood in for it.
+	a.heard(first, engine.Update{Down: errNotHeard})
+	second.twin = ""
+	a.heard(second, heard)
+	a.heard(first, heard)
+	if first.twin != "" || second.twin != "default" {
+		t.Errorf("after a while apart twins are %q and %q", first.twin, second.twin)
+	}
+
+	// Who is named twice is watched once, and nobody looks for either.
+	for _, w := range []*watched{first, second} {
+		w.found = nil
+	}
+	if _, gone := a.compare(nil); !slices.Equal(gone, []*watched{second}) {
+		t.Errorf("gone: %v", gone)
+	}
+
+	// The same ranges, as all engines have, make no twins; nor does a swarm's network, one that a cloned disk has, or Podman's.
+	shop := engine.Network{ID: "s", Driver: "overlay", Name: "shop"}
+	cloned := engine.Network{ID: "c", Driver: "bridge", Name: "back"}
+	podman := engine.Network{ID: fmt.Sprintf("%x", sha256.Sum256([]byte("podman"))), Driver: "bridge", Name: "bridge"}
 	other := bridge[0]
 	other.ID = "b2"
-	a.heard(a.engines[1], engine.Update{Full: true, Info: &engine.Info{}, Networks: []engine.Network{other, swarm}})
-	if a.engines[1].twin != "" {
-		t.Error("two engines are taken for one")
+	for _, two := range [][2][]engine.Network{{{bridge[0], shop}, {other, shop}}, {{bridge[0], cloned}, {other, cloned}}, {{cloned}, {cloned}}, {{podman}, {podman}}} {
+		a = finder(t, socket, tcp)
+		a.heard(a.engines[0], engine.Update{Info: &engine.Info{}, Networks: two[0]})
+		a.heard(a.engines[1], engine.Update{Info: &engine.Info{}, Networks: two[1]})
+		if a.engines[1].twin != "" {
+			t.Errorf("two engines are taken for one: %v", two)
+		}
 	}
 }
 

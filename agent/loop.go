@@ -348,7 +348,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		w.connects++
 		w.closed, w.noTunnel = "", "" // its VM may be another by now
 	}
-	if w.found != nil && u.Networks != nil && !w.listed && a.findTwins(w, u.Networks) {
+	if u.Networks != nil && a.findTwins(w, u.Networks) {
 		poke(a.doubled)
 	}
 	if w.twin != "" {

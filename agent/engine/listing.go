@@ -42,7 +42,7 @@ func (c *connection) eachListed(ctx context.Context, query url.Values, yield fun
 func (c *connection) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
 	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
-		u.Host, u.Path = host.Host, host.Path+u.Path
+		u.Host, u.Path = host.Host, strings.TrimRight(host.Path, "/")+u.Path
 		if c.tls {
 			u.Scheme = "https"
 		}
