@@ -13,7 +13,7 @@ ENGINES   ?= /var/cache/fairlead-test
 DNSBENCH  ?= ../shared/bench/bench.sh
 OSES      := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # Packages that think without an OS: their tests run as real darwin and windows binaries too.
-OSFREE    := ./agent ./agent/doctor ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
+OSFREE    := ./cmd/fairlead ./agent ./agent/doctor ./agent/engine ./dnsserver ./routes ./resolver ./platform ./platform/tunnel
 
 .PHONY: help
 help: ## list the targets
@@ -40,10 +40,11 @@ demo: build ## show a container answering by name, on throw-away namespaces (roo
 	$(STATIC) go build $(GOFLAGS) -o bin/demo ./internal/lab/demo
 	@case "$$(id -u) $$(uname)" in 0\ * | *\ MINGW* | *\ MSYS*) exec bin/demo ;; *) exec sudo bin/demo ;; esac
 
+# By exec, which is the shell's: make for Windows by itself would have the script run by the bash of System32, which is WSL's.
 .PHONY: test
 test: pilot ## run all tests, with the race detector, as root where it can be had
 	@internal/lab/prepare.sh
-	@internal/lab/test.sh $(DARWINLAB) $(WINELAB) $(OSFREE)
+	@exec internal/lab/test.sh $(DARWINLAB) $(WINELAB) $(OSFREE)
 
 .PHONY: check
 check: oscheck bin/staticcheck ## gofmt, go mod tidy, vet and staticcheck, for every OS

@@ -647,7 +647,8 @@ func (a *Agent) passRoutes() error {
 		case ok:
 			s.State, s.Why = Foreign, "made by "+e.Owner
 		case err != nil:
-			s.State, s.Why = Failed, err.Error()
+			s.State = Failed
+			s.Why, s.Hint, _ = strings.Cut(err.Error(), "; hint: ")
 		default:
 			s.State, s.Why = Failed, "the OS does not show it after it was added"
 		}

@@ -3,6 +3,7 @@ package resolver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -145,6 +146,13 @@ func TestSystemRules(t *testing.T) {
 			}
 			if again := Diff(moved, p.Owned, read(t)); len(again.Steps) > 0 {
 				t.Errorf("not idempotent: %v", again.Steps)
+			}
+			var many []string // more than one rule holds
+			for i := range 2*maxNames + 1 {
+				many = append(many, fmt.Sprintf("d%03d", i))
+			}
+			if p = pass(t, renderNRPT(t, many...), p.Owned); len(p.Keep) != 3*len(stores) || len(p.Steps)+len(p.Blocked) > 0 {
+				t.Errorf("with many domains: %+v", p)
 			}
 			if p = pass(t, nil, p.Owned); len(p.Steps)+len(p.Blocked)+len(p.Owned) > 0 {
 				t.Errorf("after teardown: %+v", p)

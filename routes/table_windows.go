@@ -210,7 +210,7 @@ func explain(r Route, err error) error {
 	case errors.Is(err, windows.WSAEHOSTUNREACH):
 		return fmt.Errorf("gateway %v is not on-link at %s: %w", r.Via, r.Dev, err)
 	case gone(err):
-		return fmt.Errorf("adapter %s is gone: %w", r.Dev, err)
+		return fmt.Errorf("adapter %s is gone: %w; hint: start the VM or the network behind it again: the route is made when the adapter is back", r.Dev, err)
 	case errors.Is(err, windows.ERROR_ACCESS_DENIED):
 		return fmt.Errorf("changing routes needs an elevated prompt (Run as Administrator): %w", err)
 	case errors.Is(err, windows.ERROR_NOT_SUPPORTED):

@@ -75,7 +75,7 @@ packaging/windows/msi.sh v99.0.0 "$dir" "$work/new.msi"
 state > "$work/before"
 msiexec /i "$(path "$(realpath "$msi")")" || { cat "$work/log"; fail "it does not install"; }
 runs installed
-cmp "$dir/fairlead.exe" "$drive/Program Files/Fairlead/fairlead.exe"
+diff -r "$dir" "$drive/Program Files/Fairlead" || fail "what is installed is not what was packed"
 wine run reg query 'HKLM\SYSTEM\CurrentControlSet\Control\Session Manager\Environment' /v PATH | grep -q 'Program Files\\Fairlead' || fail "it is not in PATH"
 wine log | grep -q 'FAILURE_ACTIONS.*type 1' || fail "nothing restarts the service when it fails"
 agent() { # its process, which is Linux's, too
