@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,8 @@ const (
 	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to
 	downTimeout = 20 * time.Second // for taking everything back at the end
 
-	// Most of what is kept has no pointers, so that looking for garbage often costs little.
-	garbageAtStart, garbage = 50, 15          // percent of what is kept
+	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while the first names are waited for.
+	garbageAtStart, garbage = 200, 15         // percent of what is kept
 	calm                    = 2 * time.Second // without many new containers, and what loading them took is given back
 )
 
@@ -72,10 +73,11 @@ type Agent struct {
 	entries   []resolver.Item    // what the OS has of ours
 	blocked   []resolver.Blocked // what it should have and does not
 	takenOut  []routes.Route     // rows of others, in this life
-	passed    chan struct{}      // closed and renewed after every pass
+	passed    chan struct{}      // closed and renewed after every pass, and when an engine has nothing more to tell
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
 
-	shrink *time.Timer // nil where nobody runs for long
+	shrink  *time.Timer // nil where nobody runs for long
+	garbage int         // percent of what is kept, once there are many containers
 
 	due atomic.Bool // a pass is due or under way; written under mu, read without
 
@@ -234,8 +236,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		servers.Go(func() { failed <- a.serveControl(serving, status, true) })
 	}
 
-	debug.SetGCPercent(garbage)
-	a.shrink = time.AfterFunc(calm, platform.Shrink)
+	debug.SetGCPercent(garbageAtStart)
+	a.shrink = time.AfterFunc(calm, a.calmed)
 	if err := engine.Carries(); err != nil {
 		a.log.Warn("engines in VMs are not reached", "err", err, "hint", Explain(err).Hint)
 	}
@@ -341,7 +343,11 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 			a.log.Warn("engine lost", "engine", w.cfg.Name, "err", u.Down)
 		}
 		w.up, w.err = false, u.Down
+		a.wakeWaiting()
 		return // nothing is deleted on ignorance
+	case u.Settled:
+		a.wakeWaiting()
+		return
 	case u.Info != nil:
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
@@ -375,7 +381,15 @@ func (a *Agent) grow(w *watched) {
 	}
 	w.sized = n
 	a.shrink.Reset(calm)
-	debug.SetGCPercent(max(5, min(garbage, 100*some/n)))
+	a.garbage = max(5, min(garbage, 100*some/n))
+	debug.SetGCPercent(a.garbage)
+}
+
+func (a *Agent) calmed() {
+	a.mu.Lock()
+	debug.SetGCPercent(cmp.Or(a.garbage, garbage))
+	a.mu.Unlock()
+	platform.Shrink()
 }
 
 // take keeps what an engine says, and what the containers were before.
@@ -442,9 +456,14 @@ func (a *Agent) pass(ctx context.Context) {
 	if d.resolver {
 		a.problem("resolver", a.passResolver(ctx))
 	}
+	a.due.Store(false)
+	a.wakeWaiting()
+}
+
+// wakeWaiting has those who wait for news look again.
+func (a *Agent) wakeWaiting() {
 	close(a.passed)
 	a.passed = make(chan struct{})
-	a.due.Store(false)
 }
 
 // problem notes what became of a part of a pass; it stays in the status until that part is done again.

@@ -674,14 +674,17 @@ func FuzzClaims(f *testing.F) {
 	f.Add(webID, "web", "bridge", "www", "api", "shop", "1", false)
 	f.Add("", "", "", "", "", "", "", true)
 	f.Add("............", "a..b", "-", "web.", "\x00", "*", "-1", true)
+	f.Add(webID, "web", "bridge", strings.Repeat("a,b,a.b,", 10_000), strings.Repeat("x.docker,", 10_000), "shop", strings.Repeat("7", 10_000), true)
 	f.Add(webID, strings.Repeat("a.", 200), "NET", "\u212aelvin", "a\x00b", "c", "+2", false)
 	f.Fuzz(func(t *testing.T, id, name, network, alias, service, project, number string, host bool) {
+		aliases := strings.Split(alias, ",")
+		aliases = append(aliases[:min(len(aliases), 64)], id) // the engine's reader takes no more
 		at := place{engine: "dev", domains: []string{"docker", "a.test"}, several: true, vm: netip.MustParseAddr("192.168.99.100"), reachable: netip.MustParsePrefix("172.17.0.0/16").Contains}
 		c := engine.Container{ID: id, Name: name, HostNetwork: host, Image: name, Hostname: alias, Domainname: project, Ports: []engine.Port{{Number: 80, Proto: "tcp"}},
 			Env: []string{"HOSTNAMES=" + service, "DNSDOCK_IMAGE=" + alias, "SERVICE_80_NAME=" + project, "DNSDOCK_ALIAS=" + name, number},
 			Labels: compose(service, project, number, "fairlead.names", alias, "fairlead.services", service, "fairlead.ttl", number, "dev.orbstack.domains", name,
 				"com.dnsdock.ip_addr", project, "com.dnsdock.tags", network), Endpoints: []engine.Attachment{
-				{NetworkID: network, Network: network, Aliases: []string{alias, id}, Addrs: addrs("172.17.0.2", "172.18.0.2", "fd01::2")},
+				{NetworkID: network, Network: network, Aliases: aliases, Addrs: addrs("172.17.0.2", "172.18.0.2", "fd01::2")},
 				{Network: alias, Aliases: []string{name}},
 			}}
 		d := newRegister()

@@ -31,7 +31,7 @@ func (e *Engine) LookAt(id string) {
 func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted func(Container) bool) {
 	s := e.live.Load()
 	matches, err := regexp.Compile(pattern)
-	if s == nil || err != nil {
+	if s == nil || err != nil || !s.told.Load() { // else its list will tell
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)

@@ -324,6 +324,7 @@ func FuzzContainer(f *testing.F) {
 		f.Add([]byte(c))
 	}
 	f.Add([]byte(`{` + running + `,"Config":{"ExposedPorts":{"53":{},"/":{},"1-2/":{}}},"NetworkSettings":{"Networks":{"a":null,"b":{"IPAddress":"::ffff:1.2.3.4","GlobalIPv6Address":"fe80::1%e"}}}}`))
+	f.Add([]byte(`{` + running + `,"NetworkSettings":{"Networks":{"a":{"IPAddress":"172.17.0.2","Aliases":["` + strings.Repeat(`a","`, 10_000) + `"]}}}}`))
 	f.Add([]byte(`{"Id":"c1","Names":["/a/b","/c"],"State":"running","HostConfig":{"NetworkMode":"container:c1"}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if c, _, ok := containerOfInspect(text); ok {

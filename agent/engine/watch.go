@@ -30,6 +30,7 @@ type Update struct {
 	Containers []Container // new or changed
 	Gone       []string    // ids of containers that are no longer live
 	Full       bool        // a full listing ends: all that there is has been told
+	Settled    bool        // nothing is Pending any more; comes alone
 
 	// Coming may be live any moment: containers that were created, or ended, and exist, as far as is known about each. Of those
 	// from before the connection the newest few thousand are told, some time after its first listing.
@@ -53,6 +54,7 @@ const (
 	storm     = 64                     // hints that may wait for a looker; with more, a list costs less
 	stormRest = 5 * time.Millisecond   // without a hint, and a storm is over
 	stormMax  = 100 * time.Millisecond // that a storm is waited for
+	fillAfter = 100 * time.Millisecond // from the end of the first list to the first inspect of what it told: names go first
 	hurried   = 2000                   // containers of a list that are inspected as fast as can be
 	maxNotes  = 1 << 16                // events that wait to be looked at; with more, a list costs less
 	maxComing = 1 << 12                // containers that ended before the connection, of which is told
@@ -148,6 +150,7 @@ type session struct {
 	filling  map[string]bool     // looked at only because a list does not tell all
 	fillNext uint32              // number in known from which on some may have to be filled
 	fillLeft int                 // how many more are looked at without a pause
+	fillMore int                 // after the next pause
 	fillRest <-chan time.Time
 
 	mu    sync.Mutex // guards what the event reader writes
@@ -158,6 +161,7 @@ type session struct {
 
 	pending  atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
 	listsAll atomic.Bool // the engine heeds no pattern of names
+	told     atomic.Bool // all of the first listing was told
 }
 
 // unlock ends a change of what mu guards.
@@ -232,7 +236,7 @@ func (b bits) has(n uint32) bool { return int(n/64) < len(b) && b[n/64]>>(n%64)&
 func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
-		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillLeft: hurried, busy: 1,
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
 	}
 }
 
@@ -396,7 +400,7 @@ func (s *session) follow(ctx context.Context) error {
 			})
 			s.send(Update{Coming: cs})
 		case <-s.fillRest:
-			s.fillRest, s.fillLeft = nil, 1
+			s.fillRest, s.fillLeft, s.fillMore = nil, s.fillMore, 1
 		case r := <-results:
 			if r.err != nil {
 				return causeOr(ctx, r.err)
@@ -430,7 +434,11 @@ func (s *session) setBusy() {
 	}
 	s.mu.Lock()
 	s.busy = busy
+	was := s.pending.Load()
 	s.unlock()
+	if was && !s.pending.Load() {
+		s.sink(Update{Settled: true})
+	}
 }
 
 // takeNotes takes in what the events said.
@@ -908,6 +916,10 @@ func (s *session) listed(b batch) {
 	}
 	s.send(u)
 	if b.end {
+		if s.first {
+			s.fillRest = time.After(fillAfter)
+		}
+		s.told.Store(true)
 		s.listing, s.hushed, s.first, s.seen, s.touched, s.fillNext = nil, nil, false, nil, map[string]bool{}, 0
 		for id := range s.sharers { // some were told before the one whose network they use
 			if c, ok := s.known.ByID(id); ok {

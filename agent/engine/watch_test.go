@@ -33,6 +33,7 @@ type watching struct {
 	info       *Info
 	downs      []error
 	fulls      int
+	settles    int
 }
 
 func brisk() pace {
@@ -86,14 +87,10 @@ func (w *watching) until(what string, done func() bool) {
 	}
 }
 
-// untilSettled waits until nothing is pending, of which no update tells.
+// untilSettled waits until nothing is pending, and all that was told is taken in.
 func (w *watching) untilSettled() {
 	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); w.e.Pending(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatal("pending for ever")
-		}
-	}
+	w.until("settled", func() bool { return !w.e.Pending() && len(w.updates) == 0 })
 }
 
 func (w *watching) take(u Update) {
@@ -104,6 +101,9 @@ func (w *watching) take(u Update) {
 		}
 		w.downs = append(w.downs, u.Down)
 		return
+	}
+	if u.Settled {
+		w.settles++
 	}
 	if u.Info != nil {
 		w.info = u.Info
@@ -535,6 +535,9 @@ func TestWatchDies(t *testing.T) {
 	d.stop(id)
 	w.untilNames("")
 	w.untilSettled()
+	before := w.settles
+	w.e.LookAt(id) // as a question for its name does
+	w.until("told that there is nothing to wait for", func() bool { return w.settles > before })
 	close(release)
 	d.start(id)
 	w.untilTrue(d)
