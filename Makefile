@@ -62,11 +62,11 @@ oscheck: pilot ## vet, and compile the tests, for every OS and architecture
 		GOOS=$${t%/*} GOARCH=$${t#*/} $(STATIC) go test -exec true -count=1 ./... > /dev/null || exit 1; done
 
 .PHONY: engines
-engines: pilot ## try every traffic on engines 20.10 or what is here, 26, 28.5 and 29; docs/design.md has the table
+engines: pilot ## try every traffic on engines 17.12, 20.10 or what is here, 26, 28.5 and 29; docs/design.md has the table
 	@internal/lab/prepare.sh
-	@e26=$$(internal/lab/engines.sh 26 $(ENGINES)/engine-26) && e28=$$(internal/lab/engines.sh 28 $(ENGINES)/engine-28) && \
+	@e17=$$(internal/lab/engines.sh 17 $(ENGINES)/engine-17) && e26=$$(internal/lab/engines.sh 26 $(ENGINES)/engine-26) && e28=$$(internal/lab/engines.sh 28 $(ENGINES)/engine-28) && \
 		e29=$$(internal/lab/engines.sh 29 $(ENGINES)/engine-29) && \
-		LAB_ENGINES="dockerd $$e26 $$e28 $$e29 $$e29-nftables" go test -count=1 -timeout 60m -run TestMatrix -v ./internal/lab/e2e
+		LAB_ENGINES="$$e17 dockerd $$e26 $$e28 $$e29 $$e29-nftables" go test -count=1 -timeout 60m -run TestMatrix -v ./internal/lab/e2e
 
 .PHONY: bench
 bench: build ## run the benchmarks; docs/benchmarks.md has the figures

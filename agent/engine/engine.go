@@ -158,7 +158,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	h := c.HTTPClient()
-	h.Transport = bounded{h.Transport}
+	h.Transport = bounded{anyAge{h.Transport}}
 	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned how to dial
 		return nil, err
 	}
@@ -217,6 +217,24 @@ func distrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	var op *net.OpError
 	return errors.As(err, &certificate) || errors.As(err, &op) && op.Op == "remote error" // a TLS alert
+}
+
+// anyAge calls capabilities what every engine calls them: NET_ADMIN. The client makes CAP_NET_ADMIN of that, which engines before
+// 19.03 take for CAP_CAP_NET_ADMIN, and refuse.
+type anyAge struct{ http.RoundTripper }
+
+func (p anyAge) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/containers/create") && r.Body != nil {
+		b, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		b = bytes.ReplaceAll(b, []byte(`"CAP_`), []byte(`"`))
+		r = r.Clone(r.Context())
+		r.Body, r.ContentLength, r.GetBody = io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
+	}
+	return p.RoundTripper.RoundTrip(r)
 }
 
 // bounded lets no answer, and no event, grow beyond what an engine has to say: 100,000 containers list in 90 MB.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,10 +42,7 @@ func TestMatrix(t *testing.T) {
 	}
 	var sheets []*sheet
 	for i, dockerd := range engines {
-		for _, iptables := range []string{"nft", "legacy", "unused"} {
-			if strings.HasSuffix(dockerd, "-nftables") != (iptables == "unused") {
-				continue
-			}
+		for _, iptables := range kinds(dockerd) {
 			for _, by := range accesses {
 				s := &sheet{iptables: iptables}
 				sheets = append(sheets, s)
@@ -55,6 +53,19 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	printSheets(sheets)
+}
+
+// kinds are those of iptables that a dockerd is tried with: "unused" is one with a firewall of its own.
+func kinds(dockerd string) []string {
+	if strings.HasSuffix(dockerd, "-nftables") {
+		return []string{"unused"}
+	}
+	its := filepath.Join(filepath.Dir(dockerd), "usr/sbin/xtables-")
+	_, legacy := os.Stat(its + "legacy-multi")
+	if _, nft := os.Stat(its + "nft-multi"); legacy == nil && nft != nil { // of before nftables
+		return []string{"legacy"}
+	}
+	return []string{"nft", "legacy"}
 }
 
 // access is what a VM lets its host choose from.
