@@ -269,6 +269,9 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 		if err != nil {
 			return c, usage("a prefix is written: --allow-subnet 100.64.0.0/10", "allow-subnet %q is no prefix", v)
 		}
+		if p.Bits() == 0 {
+			return c, usage("name the network that containers are in: --allow-subnet 203.0.113.0/24", "allow-subnet %v is every address there is, the Internet's too", p)
+		}
 		c.Allow = append(c.Allow, p.Masked())
 	}
 	for _, name := range []string{"state-dir", "control"} {

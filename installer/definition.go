@@ -301,7 +301,22 @@ func parseEvent(line string) (level, text string) {
 const (
 	label   = "dev.fairlead.agent"
 	logFile = "/var/log/fairlead.log"
+
+	launchdPlace = "/Library/LaunchDaemons/" + label + ".plist"
 )
+
+// logOf is the log of the service on a Mac: ours, or that which Homebrew has made of the program. Its formula says where that logs.
+func logOf(exists func(path string) bool) string {
+	if exists(launchdPlace) {
+		return logFile
+	}
+	for _, prefix := range []string{"/opt/homebrew", "/usr/local"} { // on Apple silicon, on Intel
+		if log := prefix + "/var/log/fairlead.log"; exists(log) {
+			return log
+		}
+	}
+	return logFile
+}
 
 // plist is d as a launchd daemon (launchd.plist(5)). Without ExitTimeOut: with one, launchd is said not to send SIGTERM at shutdown.
 // Interactive: programs wait for our answers and packets, which launchd would slow down by default.

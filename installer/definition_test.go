@@ -226,3 +226,21 @@ func TestParseEvent(t *testing.T) {
 		t.Errorf("%d bytes", len(text))
 	}
 }
+
+// The log is that of the service there is.
+func TestLogOf(t *testing.T) {
+	const apple, intel = "/opt/homebrew/var/log/fairlead.log", "/usr/local/var/log/fairlead.log"
+	for _, c := range []struct {
+		there []string
+		want  string
+	}{
+		{nil, logFile},
+		{[]string{launchdPlace, apple}, logFile},
+		{[]string{apple, intel}, apple},
+		{[]string{intel}, intel},
+	} {
+		if got := logOf(func(path string) bool { return slices.Contains(c.there, path) }); got != c.want {
+			t.Errorf("with %v it is %s, want %s", c.there, got, c.want)
+		}
+	}
+}

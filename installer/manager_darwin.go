@@ -16,7 +16,7 @@ import (
 
 const (
 	managerName  = "launchd"
-	place        = "/Library/LaunchDaemons/" + label + ".plist"
+	place        = launchdPlace
 	target       = "system/" + label
 	launchctl    = "/bin/launchctl"
 	programPlace = "/Library/PrivilegedHelperTools/" + label // /usr/local is often a user's
@@ -147,8 +147,10 @@ func LogCommand(lines int, follow bool) ([]string, error) {
 	if follow {
 		c = append(c, "-F")
 	}
-	return append(c, logFile), nil
+	return append(c, logOf(exists)), nil
 }
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // Log returns where a running program's log goes.
 func Log() io.Writer { return &logWriter{path: logFile} }
