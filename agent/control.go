@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -21,7 +22,10 @@ import (
 // ErrNotRunning: no agent answers at the control endpoint.
 var ErrNotRunning = errors.New("the agent is not running")
 
-const settleTimeout = 15 * time.Second // how long a reconcile waits for engines and pilots
+const (
+	settleTimeout = 15 * time.Second // how long a reconcile waits for engines and pilots
+	heirTimeout   = 30 * time.Second // how long the end of an agent that is to hand over is waited for
+)
 
 // listenControl makes the control endpoint and, where the OS has one, that where everybody may ask.
 func listenControl(path string) (control, status net.Listener, err error) {
@@ -50,6 +54,12 @@ func (a *Agent) serveControl(ctx context.Context, l net.Listener, everybody bool
 			ctx, cancel := context.WithTimeout(r.Context(), downTimeout)
 			defer cancel()
 			reply(w, a.takeDown(ctx))
+		})
+		mux.HandleFunc("POST /v1/handover", func(w http.ResponseWriter, _ *http.Request) {
+			a.mu.Lock()
+			a.heir = time.Now().Add(heirTimeout)
+			a.mu.Unlock()
+			reply(w, struct{}{})
 		})
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
@@ -87,6 +97,13 @@ func (a *Agent) reconcile(ctx context.Context) Status {
 	a.mu.Unlock()
 	a.verify(context.WithoutCancel(ctx), &s)
 	return s
+}
+
+// succeeded tells whether another agent follows this one at once. What this one made is then in the journal, and left in place.
+func (a *Agent) succeeded() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return time.Now().Before(a.heir)
 }
 
 // settled tells whether every engine has answered or failed, and every pilot that is needed has reported.
@@ -149,13 +166,27 @@ func (c *Client) TearDown(ctx context.Context) (u Undone, err error) {
 	return u, c.call(ctx, http.MethodPost, "teardown", &u)
 }
 
+// HandOver announces that the agent is about to be ended and another started with the same settings: what it made stays for
+// that one. Where none starts then, TearDown takes it back.
+func (c *Client) HandOver(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "handover", &struct{}{})
+}
+
+// ended tells from what became of a question that the agent has ended since it was dialled.
+func ended(err error) bool {
+	return slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, fs.ErrNotExist}, func(e error) bool { return errors.Is(err, e) })
+}
+
 func (c *Client) call(ctx context.Context, method, what string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://fairlead/v1/"+what, nil)
 	if err != nil {
 		return err
 	}
 	resp, err := c.http.Do(req)
-	if err != nil {
+	switch {
+	case err != nil && ended(err):
+		return fmt.Errorf("%w any more: %w", ErrNotRunning, err)
+	case err != nil:
 		return fmt.Errorf("asking the agent: %w", err)
 	}
 	defer resp.Body.Close()
@@ -163,6 +194,9 @@ func (c *Client) call(ctx context.Context, method, what string, into any) error 
 		return &Problem{Code: ExitNotPermitted, Err: errors.New("the agent answers everybody, and obeys only administrators"), Hint: asRoot()}
 	}
 	b, err := io.ReadAll(resp.Body)
+	if err != nil && ended(err) {
+		return fmt.Errorf("%w any more: %w", ErrNotRunning, err)
+	}
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = errors.New(string(bytes.TrimSpace(b)))
 	}

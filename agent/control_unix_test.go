@@ -112,14 +112,15 @@ func TestControlForEverybody(t *testing.T) {
 	for verb, call := range map[string]func(context.Context) error{
 		"reconcile": func(ctx context.Context) error { _, err := c.Reconcile(ctx); return err },
 		"teardown":  func(ctx context.Context) error { _, err := c.TearDown(ctx); return err },
+		"handover":  c.HandOver,
 	} {
 		err := call(t.Context())
 		if p := Explain(err); p.Code != ExitNotPermitted || !strings.Contains(p.Hint, "fairlead") && !strings.Contains(p.Hint, "Administrator") {
 			t.Errorf("%s: %v, hint %q", verb, err, p.Hint)
 		}
 	}
-	if a.Status().Paused {
-		t.Error("it was torn down")
+	if a.Status().Paused || a.succeeded() {
+		t.Error("it was torn down, or would leave all behind")
 	}
 	stop()
 	if err := <-done; err != nil {
@@ -190,7 +191,7 @@ func TestControl(t *testing.T) {
 func TestControlUnknownCalls(t *testing.T) {
 	c := dial(t, endpoint(t, known()))
 	var into any
-	for _, call := range [][2]string{{"GET", "nothing"}, {"GET", "../v1"}, {"GET", "reconcile"}, {"GET", "teardown"}, {"POST", "status"}, {"DELETE", "names"}} {
+	for _, call := range [][2]string{{"GET", "nothing"}, {"GET", "../v1"}, {"GET", "reconcile"}, {"GET", "teardown"}, {"GET", "handover"}, {"POST", "status"}, {"DELETE", "names"}} {
 		if err := c.call(context.Background(), call[0], call[1], &into); err == nil {
 			t.Errorf("%v was answered: %v", call, into)
 		}
@@ -286,6 +287,53 @@ func TestClientHostile(t *testing.T) {
 			t.Errorf("%q was taken for %+v", answer, s)
 		}
 		l.Close()
+	}
+}
+
+// An agent that ends between the dialling and its answer counts as one that does not run.
+func TestAgentEndsMeanwhile(t *testing.T) {
+	for _, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"} {
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "c"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := dial(t, l.Addr().String())
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Read(make([]byte, 1)) // what is unread makes it a reset
+				_, _ = io.WriteString(conn, answer)
+				conn.Close()
+			}
+		}()
+		if u, err := c.TearDown(t.Context()); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("after %q: %v, %v", answer, u, err)
+		}
+		l.Close()
+		if u, err := c.TearDown(t.Context()); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("gone: %v, %v", u, err)
+		}
+	}
+}
+
+// What an agent made stays for its heir, if that comes soon.
+func TestHandOver(t *testing.T) {
+	a := known()
+	c := dial(t, endpoint(t, a))
+	if a.succeeded() {
+		t.Error("nobody announced an heir")
+	}
+	if err := c.HandOver(t.Context()); err != nil || !a.succeeded() {
+		t.Errorf("announced: %v, %v", a.succeeded(), err)
+	}
+	a.mu.Lock()
+	a.heir = a.heir.Add(-heirTimeout)
+	a.mu.Unlock()
+	if a.succeeded() {
+		t.Error("the heir is waited for without end")
 	}
 }
 

@@ -82,6 +82,8 @@ type Agent struct {
 	due atomic.Bool // a pass is due or under way; written under mu, read without
 
 	ineffective string // why the OS does not go by its entries of ours
+
+	heir time.Time // until when the end of this agent is the start of another
 }
 
 // dirty says what the next pass has to look at again.
@@ -118,6 +120,8 @@ type watched struct {
 	closed     string         // why the VM cannot be opened for packets that come by its address
 	vmAddrs    []netip.Addr   // the VM's, on its link to this host; nil while its pilot was not asked
 	noTunnel   string         // why there is none for the IP version that the VM's address is not of
+
+	tunnelPause time.Duration // how long was gone without it last
 }
 
 // open prepares an Agent: state folder, lock, journal. Nothing of the host is changed.
@@ -182,8 +186,8 @@ func permitted() error {
 	return nil
 }
 
-// Run is the agent: it keeps this host in step with the engines until ctx ends, then takes back all it made. ready is
-// called when names are served and the control endpoint answers.
+// Run is the agent: it keeps this host in step with the engines until ctx ends, then takes back all it made, unless another
+// agent follows at once (Client.HandOver). ready is called when names are served and the control endpoint answers.
 func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, ready func()) error {
 	if err := permitted(); err != nil {
 		return err
@@ -265,7 +269,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	jobs.Wait()
 	downCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeout)
 	defer cancel()
-	undone := a.takeDown(downCtx)
+	var undone Undone
+	if err != nil || !a.succeeded() {
+		undone = a.takeDown(downCtx)
+	}
 	quiet()
 	servers.Wait()
 	for _, u := range undone.Left {
@@ -289,6 +296,7 @@ func (a *Agent) woke() {
 	clear(a.proofs)
 	for _, w := range a.engines {
 		w.eng.Hurry()
+		w.noTunnel, w.tunnelPause = "", 0
 		poke(w.kick)
 	}
 	a.markLocked(dirty{routes: true, names: true, resolver: true})
@@ -352,7 +360,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
 		w.connects++
-		w.closed, w.noTunnel = "", "" // its VM may be another by now
+		w.closed, w.noTunnel, w.tunnelPause = "", "", 0 // its VM may be another by now
 	}
 	if u.Networks != nil && a.findTwins(w, u.Networks) {
 		poke(a.doubled)

@@ -59,6 +59,8 @@ const (
 	pilotLinger     = 5 * time.Second // how long one that is not needed is kept
 	pilotBackoffMin = 250 * time.Millisecond
 	pilotBackoffMax = 15 * time.Second
+	tunnelPauseMin  = 15 * time.Second // without a tunnel beside a gateway
+	tunnelPauseMax  = 15 * time.Minute
 )
 
 // admission is what the VM of w is to let through; needed is false where the VM has nothing to open and no tunnel to hold.
@@ -91,7 +93,12 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 	var idle time.Time  // when a pilot was last needed
 	var asked time.Time // when it was last told what to admit
 	pause, again := pilotBackoffMin, askAgainMin
-	defer func() { p.close() }()
+	defer func() {
+		if p.kind == platform.Gateway && p.admitted.Sources != nil && a.succeeded() {
+			a.leavePilot(w, p.admitted)
+		}
+		p.close()
+	}()
 	for tries := 0; ctx.Err() == nil; {
 		a.piloting.RLock()
 		a.mu.Lock()
@@ -118,14 +125,14 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			err = a.dropPilot(ctx, w)
 			a.reported(w, pilotState{err: err})
 			poke(w.kick)
-		case p.lease != nil && up && beside != p.beside: // the names stay for now
-			a.tunnelled(w, nil, netip.Addr{})
-			p.close()
-			p = pilot{}
-			poke(w.kick)
 		case !needed || !up && p.lease == nil:
-		case p.lease == nil:
+		case p.lease == nil || up && beside != p.beside:
+			old := p
+			if old.tunnel != nil {
+				a.tunnelled(w, nil, netip.Addr{})
+			}
 			p, err = a.startPilot(ctx, w, pilot{kind: kind, beside: beside}, around.taken(), tries)
+			old.close() // not before: what it opened is the new one's now
 			tries++
 			if err == nil {
 				tries = 0
@@ -280,19 +287,33 @@ func (p pilot) close() {
 	}
 }
 
+// doWithout has a gateway go without a tunnel beside it, which failed, where that was tried often enough or the gateway works
+// meanwhile. It is tried again later, less and less often, and when the engine is connected to anew or this host wakes.
+func (a *Agent) doWithout(w *watched, tries int, err error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if tries < 2 && !w.pilot.open && !errors.Is(err, engine.ErrRefused) {
+		return false
+	}
+	w.noTunnel = oneLine(err.Error())
+	w.tunnelPause = min(max(2*w.tunnelPause, tunnelPauseMin), tunnelPauseMax)
+	time.AfterFunc(w.tunnelPause, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		w.noTunnel = ""
+		a.markLocked(dirty{routes: true})
+	})
+	a.markLocked(dirty{routes: true})
+	return true
+}
+
 // startPilot starts a pilot of p's kind and brings its tunnel up, if it has one. inject has it go around the VM's firewall;
-// tries tells how often it failed before. Where a tunnel beside a gateway cannot be had, the gateway goes without until the
-// engine is connected to anew.
+// tries tells how often it failed before.
 func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool, tries int) (_ pilot, err error) {
 	tunneled := p.beside || p.kind == platform.Tunnel
 	defer func() {
 		if err != nil && ctx.Err() == nil {
-			if p.beside && (tries > 1 || errors.Is(err, engine.ErrRefused)) {
-				a.mu.Lock()
-				w.noTunnel = oneLine(err.Error())
-				a.markLocked(dirty{routes: true})
-				a.mu.Unlock()
-			} else {
+			if !p.beside || !a.doWithout(w, tries, err) {
 				a.reported(w, pilotState{err: err})
 			}
 		}
@@ -303,7 +324,7 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool
 	start, cancel := context.WithTimeout(ctx, pilotTimeout)
 	defer cancel()
 	instance := a.instance()
-	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: tunneled, Inject: inject})
+	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: tunneled, Inject: inject, Succeeds: p.kind == platform.Gateway})
 	if err != nil {
 		return pilot{}, err
 	}
@@ -351,6 +372,9 @@ func (a *Agent) link(w *watched, instance string, tries int) (tunnel.Link, error
 func (a *Agent) tunnelled(w *watched, t *tunnel.Tunnel, peer netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if t != nil {
+		w.tunnelPause = 0
+	}
 	if w.tunnel != t {
 		w.tunnel, w.peer = t, peer
 		a.markLocked(dirty{routes: true})
@@ -421,7 +445,7 @@ func (a *Agent) holdPilot(ctx context.Context, w *watched, want tunnel.Admission
 		return err
 	}
 	// Always a new one: its report is the proof that the VM is open now.
-	stream, err := w.eng.StartPilot(ctx, engine.Pilot{Instance: want.Tag, Args: []string{"hold", string(arg)}, Hold: true})
+	stream, err := w.eng.StartPilot(ctx, engine.Pilot{Instance: want.Tag, Args: []string{"hold", string(arg)}, Hold: true, Succeeds: true})
 	if err != nil {
 		return err
 	}
@@ -437,6 +461,15 @@ func (a *Agent) holdPilot(ctx context.Context, w *watched, want tunnel.Admission
 		return errors.New(r.Error)
 	}
 	return nil
+}
+
+// leavePilot holds the VM open for an agent that follows at once.
+func (a *Agent) leavePilot(w *watched, want tunnel.Admission) {
+	ctx, cancel := context.WithTimeout(context.Background(), downTimeout/2)
+	defer cancel()
+	if err := a.holdPilot(ctx, w, want); err != nil {
+		a.log.Warn("the VM may be closed until the next agent opens it", "engine", w.cfg.Name, "err", err)
+	}
 }
 
 // releasePilot ends this host's pilot at ep and makes sure that nothing of it is left in the VM, even if it was killed.

@@ -39,9 +39,10 @@ func (notPermitted) Is(target error) bool { return target == fs.ErrPermission }
 
 // Options are what the service is to run.
 type Options struct {
-	Program  string   // an absolute path; "" is the running program
-	Args     []string // what follows the program's name: run --domain docker ...
-	Writable []string // folders that the service writes to; it may not write elsewhere where the OS can hold it to that
+	Program  string              // an absolute path; "" is the running program
+	Args     []string            // what follows the program's name: run --domain docker ...
+	Writable []string            // folders that the service writes to; it may not write elsewhere where the OS can hold it to that
+	Stopping func(args []string) // called before a running service, with these Args, is stopped to be started anew; may be nil
 }
 
 // State is what the service manager says.
@@ -119,6 +120,9 @@ func Install(o Options) (r Result, err error) {
 			}
 		}
 		if up { // a running program's file is busy
+			if o.Stopping != nil && was != nil {
+				o.Stopping(was.Args)
+			}
 			if err := stop(); err != nil {
 				return r, err
 			}

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/client"
 )
 
 // Pilot says how a pilot is to be started in the engine's VM.
@@ -25,6 +29,7 @@ type Pilot struct {
 	Hold     bool     // it outlives our stream, and the engine's restart; otherwise the stream's end is its end
 	Tunnel   bool     // it is to be the VM's end of a tunnel, which takes the VM's /dev/net/tun
 	Inject   bool     // with Tunnel: it sends our packets as the VM's own, which takes CAP_NET_RAW
+	Succeeds bool     // what the earlier pilot opened stays open in between: this one is to admit anew, or take back, under the same tag
 }
 
 func (p Pilot) name() string { return "fairlead-pilot-" + p.Instance }
@@ -53,11 +58,11 @@ func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, e
 const xtablesLock = "/run/xtables.lock"
 
 func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, err error) {
-	if err := c.removePilot(ctx, p); err != nil {
-		return nil, err
-	}
 	tag, err := c.loadPilot(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.removePilot(ctx, p); err != nil {
 		return nil, err
 	}
 	pids := int64(64)
@@ -128,6 +133,9 @@ func (c *connection) attach(ctx context.Context, id string, stdin bool) (types.H
 	done := make(chan struct{})
 	go func() {
 		h, err = c.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdin: stdin, Stdout: true, Stderr: true})
+		if err != nil {
+			err = c.whyNoAttach(ctx, id, err)
+		}
 		close(done)
 	}()
 	select {
@@ -141,6 +149,36 @@ func (c *connection) attach(ctx context.Context, id string, stdin bool) (types.H
 		}()
 		return types.HijackedResponse{}, fmt.Errorf("attaching to it: %w", ctx.Err())
 	}
+}
+
+// whyNoAttach completes what became of an attach by the engine's own words: the client drops them with the answer that is no stream.
+// So it is asked once more, for what is no stream.
+func (c *connection) whyNoAttach(ctx context.Context, id string, err error) error {
+	at, bad := client.ParseHostURL(c.DaemonHost())
+	if bad != nil {
+		return err
+	}
+	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + "/containers/" + id + "/attach", RawQuery: "stream=1&stdout=1"}
+	if at.Scheme == "tcp" || at.Scheme == "http" {
+		u.Host = at.Host
+	}
+	if c.tls {
+		u.Scheme = "https"
+	}
+	r, bad := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
+	if bad != nil {
+		return err
+	}
+	answer, bad := c.HTTPClient().Do(r)
+	if bad != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	var says struct{ Message string }
+	if answer.StatusCode < 400 || json.NewDecoder(answer.Body).Decode(&says) != nil || says.Message == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %.500s", err, says.Message)
 }
 
 // demux reads the standard output in an attach stream, straight into whoever reads it, as a tunnel's packets come this way.
@@ -311,9 +349,10 @@ func (c *connection) removePilot(ctx context.Context, p Pilot) error {
 	if old.ContainerJSONBase == nil || old.Config == nil || old.Config.Labels[PilotLabel] != p.Instance {
 		return fmt.Errorf("the engine has a container %s that is not ours", p.name())
 	}
-	grace := 5 // seconds to take back its rules
-	if err := c.ContainerStop(ctx, old.ID, container.StopOptions{Timeout: &grace}); err != nil && !cerrdefs.IsNotFound(err) {
-		return err
+	if grace := 5; !p.Succeeds { // seconds to take back its rules
+		if err := c.ContainerStop(ctx, old.ID, container.StopOptions{Timeout: &grace}); err != nil && !cerrdefs.IsNotFound(err) {
+			return err
+		}
 	}
 	// One that is removed automatically may be gone already, or on its way.
 	if err := c.ContainerRemove(ctx, old.ID, container.RemoveOptions{Force: true}); err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) {

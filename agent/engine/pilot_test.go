@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
 )
 
 // needPilots ends a test of the pilot where there is none to test.
@@ -253,6 +255,17 @@ func (h *hands) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case path == "/containers/create":
 		deed()
+		var asked container.CreateRequest
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || asked.HostConfig == nil || len(asked.HostConfig.CapAdd) == 0 {
+			refuse(w, http.StatusBadRequest, fmt.Sprintf("no capabilities: %v", err))
+			return
+		}
+		for _, c := range asked.HostConfig.CapAdd {
+			if strings.HasPrefix(c, "CAP_") { // as engines before 19.03
+				refuse(w, http.StatusBadRequest, "Unknown capability to add: CAP_"+c)
+				return
+			}
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusCreated)
 		io.WriteString(w, `{"Id":"p1"}`)
@@ -327,7 +340,9 @@ func TestStartPilotIsRefused(t *testing.T) {
 	}{
 		{"no pilot for its machine", &hands{answers: sound.with("/version", `{"ApiVersion":"1.41","Arch":"s390x"}`)}, ErrNoPilot, "s390x", ""},
 		{"load fails at its end", &hands{answers: sound, load: `{"errorDetail":{"message":"no space left on device"},"error":"no space left on device"}`}, nil, "no space left", ""},
-		{"attach is refused", &hands{answers: sound, attach: func(w http.ResponseWriter, r *http.Request) { refuse(w, 409, "no") }}, nil, "409",
+		{"attach is refused", &hands{answers: sound, attach: func(w http.ResponseWriter, r *http.Request) {
+			refuse(w, 409, "can only attach to created or running containers")
+		}}, nil, "409: can only attach to created or running containers",
 			"POST /containers/create, DELETE /containers/p1"},
 		{"start is refused", &hands{answers: sound, attach: hijack(frame(1, "hello")), start: 500}, nil, "cannot start",
 			"POST /containers/create, POST /containers/p1/start, DELETE /containers/p1"},

@@ -53,13 +53,21 @@ and docker's variables say now is kept as flags, as is whose docker contexts and
 			if replace {
 				o.Args = append(o.Args, "--replace")
 			}
+			handed := func() {}
+			o.Stopping = func(was []string) {
+				if slices.Equal(was, o.Args) { // else the new one may look for things elsewhere
+					handed = s.handOver(c, was)
+				}
+			}
 			r, err := installer.Install(o)
 			w := c.OutOrStdout()
 			printDone(w, r)
 			if err != nil {
+				handed()
 				return explainService(err)
 			}
 			if err := s.answers(c.Context(), r.State); err != nil {
+				handed()
 				return err
 			}
 			now := "now"
@@ -183,11 +191,19 @@ made. Config files are yours and stay.`,
 func serviceVerb(s *settings, name, short, already, now string, runs bool, do func() error) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: short,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (failed error) {
 			before, err := installer.Look()
 			foreign := errors.Is(err, installer.ErrForeign) // a package's, say: it can be started all the same
 			if err != nil && !foreign {
 				return explainService(err)
+			}
+			if name == "restart" && !foreign {
+				handed := s.handOver(c, before.Args)
+				defer func() {
+					if failed != nil {
+						handed()
+					}
+				}()
 			}
 			if err := do(); err != nil {
 				return explainService(err)
@@ -222,6 +238,30 @@ func printDone(w io.Writer, r installer.Result) {
 	}
 }
 
+// handOver announces to the service, which was started with args, that it is about to be restarted: what it made stays for its successor.
+// If that does not come, the returned function takes it back.
+func (s *settings) handOver(c *cobra.Command, args []string) (handed func()) {
+	handed = func() {}
+	if s.adopt(args) != nil {
+		return handed
+	}
+	cfg, err := s.load()
+	if err != nil {
+		return handed // nor could it be taken back
+	}
+	client, err := agent.Dial(c.Context(), cfg.Control)
+	if err != nil || client.HandOver(c.Context()) != nil { // an older one takes all back when it ends
+		return handed
+	}
+	return func() {
+		u, err := takeBack(c.Context(), cfg, c.ErrOrStderr())
+		if err != nil {
+			fmt.Fprintf(c.ErrOrStderr(), "fairlead: what the service made is still there: %v; hint: %sfairlead teardown-network\n", err, platform.Sudo)
+		}
+		printUndone(c.ErrOrStderr(), u)
+	}
+}
+
 // explainService gives the installer's errors the hints that belong to them.
 func explainService(err error) error {
 	p := &agent.Problem{Code: agent.ExitFailed, Err: err}
@@ -242,14 +282,15 @@ func explainService(err error) error {
 
 // takeBack undoes what fairlead did on this host: by way of the running agent, else by the journal.
 func takeBack(ctx context.Context, cfg agent.Config, log io.Writer) (agent.Undone, error) {
+	var u agent.Undone
 	client, err := agent.Dial(ctx, cfg.Control)
 	if err == nil {
-		return client.TearDown(ctx)
+		u, err = client.TearDown(ctx)
 	}
-	if errors.Is(err, agent.ErrNotRunning) {
+	if errors.Is(err, agent.ErrNotRunning) { // or it was just ending
 		return agent.TearDown(ctx, cfg, logger(log, cfg, slog.LevelWarn+1), version)
 	}
-	return agent.Undone{}, err
+	return u, err
 }
 
 // forService returns the flags that have the same effect on a service, which sees neither this shell's variables nor its

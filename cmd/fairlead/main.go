@@ -82,7 +82,7 @@ func command() *cobra.Command {
 		install(s), uninstall(s), logs(),
 		serviceVerb(s, "start", "Start the service", "runs already", "now runs", true, installer.Start),
 		serviceVerb(s, "stop", "Stop the service until the next start or boot", "does not run anyway", "no longer runs", false, installer.Stop),
-		serviceVerb(s, "restart", "Stop and start the service", "", "was restarted, and runs", true, installer.Restart),
+		serviceVerb(s, "restart", "Stop and start the service; what it made stays meanwhile", "", "was restarted, and runs", true, installer.Restart),
 		trace(s), doctorCmd(s),
 	)
 	root.InitDefaultCompletionCmd()

@@ -39,7 +39,8 @@ at everything again.`,
 				st, err = client.Reconcile(c.Context())
 			case err == nil:
 				st, err = client.Status(c.Context())
-			case errors.Is(err, agent.ErrNotRunning):
+			}
+			if errors.Is(err, agent.ErrNotRunning) { // or it was just ending
 				err = installer.Run(func(ctx context.Context) (err error) {
 					st, err = agent.Setup(ctx, cfg, logger(c.ErrOrStderr(), cfg, slog.LevelWarn+1), version, dryRun)
 					return err

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,6 +115,29 @@ func (h *host) connect(addr string) *stream {
 	return &stream{h, in, bufio.NewScanner(out)}
 }
 
+// pinging does something while an address is pinged, and tells how many echoes were asked for and came back.
+func (h *host) pinging(addr string, do func()) (sent, back int) {
+	h.t.Helper()
+	cmd := h.Command(context.Background(), "ping", "-nq", "-i", "0.05", addr)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	do()
+	cmd.Process.Signal(os.Interrupt)
+	err := cmd.Wait()
+	if m := echoes.FindStringSubmatch(out.String()); m != nil {
+		sent, _ = strconv.Atoi(m[1])
+		back, _ = strconv.Atoi(m[2])
+		return sent, back
+	}
+	h.t.Fatalf("ping: %v: %s", err, out.String())
+	return 0, 0
+}
+
+var echoes = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
+
 // goes on: what is written comes back, by the same connection, however long TCP waits to send it again.
 func (s *stream) goesOn(after string) {
 	s.h.t.Helper()
@@ -184,9 +210,38 @@ func TestStreamsSurvive(t *testing.T) {
 	s.goesOn("the agent was killed")
 
 	r.signal(syscall.SIGTERM)
-	h.start("--resolver", "none")
+	r = h.start("--resolver", "none")
 	open()
 	s.goesOn("the agent was restarted")
+
+	before, vmBefore := h.state(), firewall(t, vm)
+	if sent, back := h.pinging(ip, func() {
+		agent, err := agent.Dial(ctx, h.dir+"/control.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := agent.HandOver(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.signal(syscall.SIGTERM)
+		if now := h.state(); now != before {
+			t.Errorf("between two agents the host is not as it was:\n%s", difference(before, now))
+		}
+		if now := firewall(t, vm); now != vmBefore {
+			t.Errorf("between two agents the VM's firewall is not as it was:\n%s", difference(vmBefore, now))
+		}
+		h.start("--resolver", "none")
+		open()
+		h.eventually("the new agent has a pilot of its own", func() error {
+			if out := docker(t, vm, "ps", "--filter", "label=fairlead.pilot", "--format", "{{.Command}}"); !strings.Contains(out, "lead") {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}); sent-back > 1 || sent < 10 { // the last may be under way
+		t.Errorf("while one agent handed over to the next %d of %d pings came back", back, sent)
+	}
+	s.goesOn("the agent was handed over")
 
 	if err := vm.KillDockerd(ctx); err != nil {
 		t.Fatal(err)
