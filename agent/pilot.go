@@ -328,7 +328,7 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool
 	if err != nil {
 		return pilot{}, err
 	}
-	p.lease = tunnel.Lead(ctx, stream)
+	p.lease = tunnel.Lead(context.WithoutCancel(ctx), stream) // its keeper ends it, after a successor has got what it opened
 	if !tunneled {
 		return p, nil
 	}

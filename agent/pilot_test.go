@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -101,6 +104,54 @@ func TestUnreached(t *testing.T) {
 	a.paused = true
 	if got := list(); got != nil {
 		t.Errorf("paused, it lists %v", got)
+	}
+}
+
+// A tunnel beside a gateway that cannot be had is tried again, less and less often, and does not cost the gateway its names.
+func TestDoWithout(t *testing.T) {
+	refused := &engine.Refusal{Err: errors.New("no TUN")}
+	for _, c := range []struct {
+		tries int
+		open  bool
+		err   error
+		want  bool
+	}{
+		{0, false, errors.New("no"), false}, // it may be the engine, which has just started
+		{1, false, errors.New("no"), false},
+		{2, false, errors.New("no"), true},
+		{0, false, refused, true},
+		{0, true, errors.New("no"), true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := &watched{pilot: pilotState{open: c.open}}
+			a := &Agent{engines: []*watched{w}, wake: make(chan struct{}, 1)}
+			if got := a.doWithout(w, c.tries, c.err); got != c.want || (w.noTunnel != "") != c.want || a.dirty.routes != c.want {
+				t.Fatalf("%+v: %v, because %q", c, got, w.noTunnel)
+			}
+			if !c.want {
+				return
+			}
+			for _, pause := range []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
+				a.mu.Lock()
+				a.dirty = dirty{}
+				a.mu.Unlock()
+				time.Sleep(pause - 1)
+				synctest.Wait()
+				a.mu.Lock()
+				if w.noTunnel == "" {
+					t.Errorf("%+v: tried again in less than %v", c, pause)
+				}
+				a.mu.Unlock()
+				time.Sleep(1)
+				synctest.Wait()
+				a.mu.Lock()
+				if w.noTunnel != "" || !a.dirty.routes {
+					t.Errorf("%+v: not tried again after %v", c, pause)
+				}
+				a.mu.Unlock()
+				a.doWithout(w, 2, c.err)
+			}
+		})
 	}
 }
 

@@ -254,6 +254,43 @@ func TestStreamsSurvive(t *testing.T) {
 	s.goesOn("the engine came back")
 }
 
+// A VM that cannot hold a tunnel for IPv6 beside its gateway does without, and IPv4 does not notice. When it can, it does.
+func TestTunnelBesideIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	vm := h.StartVM(t, lab.VMOptions{TCP: true})
+	h.watch(vm.URL())
+	must(vm.Run(t.Context(), "mount", "-t", "tmpfs", "none", "/dev/net"))(t) // as if it had no tun module
+	docker(t, vm, "run", "-d", "--name", "web", "web")
+	ip := address(t, vm, "bridge", "web")
+	h.start("--resolver", "none")
+	h.answers("web.docker", ip)
+	if sent, back := h.pinging(ip, func() {
+		docker(t, vm, "network", "create", "--ipv6", "--subnet", "fd18::/64", "six")
+		docker(t, vm, "run", "-d", "--name", "six", "--network", "six", "web")
+		h.eventually("it does without", func() error {
+			if e := h.status().Engines[0]; e.Reach.Other.Kind != platform.None || !strings.Contains(e.Reach.Other.Why, "no /dev/net/tun") || e.Pilot == nil || !e.Pilot.Open {
+				return fmt.Errorf("%+v, pilot %+v", e.Reach, e.Pilot)
+			}
+			return nil
+		})
+		must(vm.Run(t.Context(), "umount", "/dev/net"))(t)
+		h.eventually("it has one", func() error {
+			if o := h.status().Engines[0].Reach.Other; o.Kind != platform.Tunnel || o.Dev == "" {
+				return fmt.Errorf("%+v", o)
+			}
+			return nil
+		})
+	}); sent-back > 1 || sent < 10 {
+		t.Errorf("meanwhile %d of %d pings came back by IPv4", back, sent)
+	}
+	six := docker(t, vm, "inspect", "-f", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}", "six")
+	h.eventually("IPv6 gets there", func() error {
+		_, err := h.Run(t.Context(), "ping", "-c1", "-w1", six)
+		return err
+	})
+}
+
 // Containers of a swarm's overlay networks are reached at their way out of these; those of a macvlan network on the VM's link
 // are neighbours. What cannot be reached is listed with why, and is nothing to mend.
 func TestNetworksThatAreNoBridges(t *testing.T) {

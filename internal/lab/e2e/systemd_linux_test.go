@@ -162,6 +162,26 @@ func TestSystemd(t *testing.T) {
 		does("now runs", "start")
 	})
 
+	t.Run("a restart without a successor", func(t *testing.T) {
+		works()
+		put("/etc/fairlead/fairlead.toml", []byte("dns-listen = \"192.0.2.1:53\"\n"), 0o644, 0) // nobody's address here
+		_, errs, code := u.fairlead("restart")
+		if code != agent.ExitFailed || !strings.Contains(errs, "removed route 172.17.0.0/16") {
+			t.Errorf("restart: exit %d\n%s", code, errs)
+		}
+		if err := u.lacksRoute("172.17.0.0/16"); err != nil {
+			t.Error(err)
+		}
+		if out := firewall(t, vm); strings.Contains(out, "fairlead") {
+			t.Errorf("left in the VM:\n%s", out)
+		}
+		if err := os.RemoveAll(u.Root() + "/etc/fairlead"); err != nil {
+			t.Fatal(err)
+		}
+		u.must("stop")
+		does("now runs", "start")
+	})
+
 	t.Run("upgrade", func(t *testing.T) {
 		newer := *u.host
 		newer.program = append(newer.program[:len(newer.program)-1:len(newer.program)-1], "/opt/fairlead-newer")
