@@ -83,22 +83,29 @@ func otherTools(c engine.Container) otherNames {
 	return o
 }
 
+// dnsdockKeys are dnsdock's labels and variables in the order in which they count.
+var dnsdockKeys = []string{"com.dnsdock.ignore", "DNSDOCK_IGNORE", "SERVICE_IGNORE", "com.dnsdock.name", "com.dnsdock.tags", "DNSDOCK_NAME", "SERVICE_TAGS",
+	"com.dnsdock.image", "com.dnsdock.region", "SERVICE_NAME", "DNSDOCK_IMAGE", "SERVICE_REGION", "com.dnsdock.alias", "DNSDOCK_ALIAS",
+	"com.dnsdock.ttl", "DNSDOCK_TTL", "com.dnsdock.ip_addr", "DNSDOCK_IPADDRESS", "com.dnsdock.prefix", "DNSDOCK_PREFIX"}
+
 // dnsdock reads its labels, then its variables, which count more. Where dnsdock left to chance which of two goes first, the
 // later one here does. It also answered "nginx" for all containers of an image; here that is for images that somebody has named
 // for it, as else the name of a container that stopped would be answered with another's address.
 func (o *otherNames) dnsdock(c engine.Container, env map[string]string) {
 	name, image, aliases := c.Name, imageName(c.Image), ""
 	named := false // the image
-	for _, key := range []string{"com.dnsdock.ignore", "DNSDOCK_IGNORE", "SERVICE_IGNORE", "com.dnsdock.name", "com.dnsdock.tags", "DNSDOCK_NAME", "SERVICE_TAGS",
-		"com.dnsdock.image", "com.dnsdock.region", "SERVICE_NAME", "DNSDOCK_IMAGE", "SERVICE_REGION", "com.dnsdock.alias", "DNSDOCK_ALIAS",
-		"com.dnsdock.ttl", "DNSDOCK_TTL", "com.dnsdock.ip_addr", "DNSDOCK_IPADDRESS", "com.dnsdock.prefix", "DNSDOCK_PREFIX"} {
+	for _, key := range dnsdockKeys {
 		values, word := env, key[strings.IndexByte(key, '_')+1:]
-		if strings.HasPrefix(key, "com.") {
-			values, word = c.Labels, strings.ToUpper(strings.TrimPrefix(key, "com.dnsdock."))
+		label := strings.HasPrefix(key, "com.")
+		if label {
+			values = c.Labels
 		}
 		v, set := values[key]
 		if !set {
 			continue
+		}
+		if label {
+			word = strings.ToUpper(strings.TrimPrefix(key, "com.dnsdock."))
 		}
 		switch word {
 		case "IGNORE":

@@ -77,6 +77,7 @@ type Agent struct {
 	proofs    map[string]proven  // by Subnet.key: what became of real packets
 
 	shrink  *time.Timer // nil where nobody runs for long
+	shrunk  int         // how often since many containers came
 	garbage int         // percent of what is kept, once there are many containers
 
 	due atomic.Bool // a pass is due or under way; written under mu, read without
@@ -376,7 +377,12 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	d.routes = d.routes || u.Full
 	w.take(u)
 	a.grow(w)
-	a.markLocked(d)
+	if d != (dirty{}) || a.dirty != (dirty{}) {
+		a.markLocked(d)
+		return
+	}
+	a.passNames(false) // no route changes, and names are waited for
+	a.wakeWaiting()
 }
 
 // grow has the collector leave some megabytes of garbage lie about, however much is kept, and gives back what loading many containers
@@ -388,14 +394,19 @@ func (a *Agent) grow(w *watched) {
 		return
 	}
 	w.sized = n
+	a.shrunk = 0
 	a.shrink.Reset(calm)
 	a.garbage = max(5, min(garbage, 100*some/n))
 	debug.SetGCPercent(a.garbage)
 }
 
+// calmed gives back what loading took, and twice more, after 8 and 32 s, what the inspects that follow it took.
 func (a *Agent) calmed() {
 	a.mu.Lock()
 	debug.SetGCPercent(cmp.Or(a.garbage, garbage))
+	if a.shrunk++; a.shrunk < 3 {
+		a.shrink.Reset(calm << (2 * a.shrunk))
+	}
 	a.mu.Unlock()
 	platform.Shrink()
 }
@@ -725,6 +736,7 @@ func (a *Agent) engineOf(rs []routes.Route) []ownedRoute {
 // passNames gives the zone the names of the changed containers, or of all.
 func (a *Agent) passNames(all bool) {
 	update := map[string]*dnsserver.Record{}
+	crowded := map[string]bool{}
 	for _, w := range a.engines {
 		at := w.placed
 		if all || w.slot == 0 {
@@ -745,6 +757,12 @@ func (a *Agent) passNames(all bool) {
 			if a.zone == nil {
 				return
 			}
+			names = slices.DeleteFunc(names, func(n string) bool {
+				if a.names.crowded(n) {
+					crowded[n] = true
+				}
+				return crowded[n]
+			})
 			maps.Copy(update, a.names.records(names, a.cfg.Domains)) // now, while the directory remembers this container's claims
 			if len(update) > 1<<12 {                                 // else all of them would lie about at once
 				a.publish(update)
@@ -765,6 +783,9 @@ func (a *Agent) passNames(all bool) {
 		if len(w.changed) == 0 && many {
 			w.changed = map[uint32]engine.Container{} // a map never gets smaller
 		}
+	}
+	if len(crowded) > 0 {
+		maps.Copy(update, a.names.records(slices.Collect(maps.Keys(crowded)), a.cfg.Domains))
 	}
 	a.publish(update)
 }

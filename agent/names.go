@@ -110,11 +110,14 @@ type place struct {
 // claims are all names that a container asks for, with what it would answer there. It is pure, and looks at no other
 // container: what one costs does not depend on how many there are. Names without a reachable address are not claimed.
 func claims(at place, c engine.Container) []claim {
+	if len(c.Endpoints) == 0 && !c.HostNetwork {
+		return nil
+	}
 	other := otherTools(c)
 	if at.reachable == nil || isTrue(c.Labels["fairlead.ignore"]) || other.hide {
 		return nil
 	}
-	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other)}
+	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other), claims: make([]claim, 0, 12)}
 	var all []netip.Addr
 	if c.HostNetwork && at.vm.IsValid() {
 		all = append(all, at.vm)
@@ -181,6 +184,8 @@ type claimant struct {
 	fit    fit
 	more   *card
 	claims []claim
+
+	group, whole string // the last one, by itself and with its engine
 }
 
 // add claims the name that the parts make, and the name that they are mapped to where that is another.
@@ -195,10 +200,15 @@ func (b *claimant) add(r rank, group string, addrs []netip.Addr, parts ...string
 	if r == byImage {
 		return
 	}
+	same := true
 	for i, p := range parts {
 		if parts[i] = mapped(p); parts[i] == "" {
 			return
 		}
+		same = same && parts[i] == p
+	}
+	if same {
+		return
 	}
 	if m := strings.Join(parts, "."); m != name {
 		b.claim(m, byMapping, group, addrs)
@@ -209,7 +219,10 @@ func (b *claimant) add(r rank, group string, addrs []netip.Addr, parts ...string
 func (b *claimant) claim(name string, r rank, group string, addrs []netip.Addr) {
 	if len(addrs) > 0 && b.reason(name) == "" {
 		r += rank(min(b.at.priority, int(byCase)-1))
-		b.claims = append(b.claims, claim{name: name, rank: r, group: b.at.engine + "\x00" + group, fit: b.fit, addrs: addrs, more: b.more})
+		if group != b.group || b.whole == "" {
+			b.group, b.whole = group, b.at.engine+"\x00"+group
+		}
+		b.claims = append(b.claims, claim{name: name, rank: r, group: b.whole, fit: b.fit, addrs: addrs, more: b.more})
 	}
 }
 
@@ -294,10 +307,13 @@ func lower(s string) string {
 // does, with the beginning of a hash of the whole, so that two such names never meet. Names that Docker does not take have
 // none.
 func mapped(name string) string {
-	if name == "" || strings.ContainsAny(name[:1], "_.-") || strings.Trim(lower(name), "abcdefghijklmnopqrstuvwxyz0123456789_.-") != "" {
+	simple := lower(name)
+	if name == "" || strings.ContainsAny(name[:1], "_.-") || strings.ContainsFunc(simple, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '.' && r != '-'
+	}) {
 		return ""
 	}
-	simple := strings.ReplaceAll(lower(name), "_", "-")
+	simple = strings.ReplaceAll(simple, "_", "-")
 	if dnsserver.ValidName(simple) && len(simple) <= 120 {
 		return simple
 	}
@@ -357,6 +373,9 @@ func cardOf(at place, c engine.Container, other otherNames) *card {
 // services are a container's exposed ports and those that labels name, as "_80._tcp" and "_http._tcp". Who names a port by
 // hand takes the place of its usual name.
 func services(c engine.Container, other otherNames) []service {
+	if len(c.Ports) == 0 && len(other.services) == 0 && c.Labels["fairlead.services"] == "" {
+		return nil
+	}
 	names := map[engine.Port]string{}
 	for p, n := range other.services {
 		names[p] = n
@@ -442,7 +461,7 @@ type directory struct {
 	alone     index               // names that one owner claims
 	shared    map[string]*ranking // names that several do
 	denied    map[owner][]claim   // what cannot be had
-	published map[string][]string // between put and records: the services that records gave with a name
+	published map[string][]string // between the first put and records: the services that records gave with a name
 	names     int                 // in alone, without reverse ones
 	now, last remembered          // of the owner that is being put, and of who was asked for last
 }
@@ -650,11 +669,16 @@ func (d *directory) put(o owner, old, now []claim) []string {
 				continue
 			}
 			changed[c.name] = true
+			if _, put := d.published[c.name]; put {
+				continue
+			}
+			var given []string
 			for _, h := range d.holder(c.name).has {
 				for _, s := range h.more.list() {
-					d.published[c.name] = append(d.published[c.name], s.name)
+					given = append(given, s.name)
 				}
 			}
+			d.published[c.name] = given
 		}
 	}
 	for _, c := range old {
@@ -734,6 +758,12 @@ func (d *directory) count(name string, by int) {
 	if !strings.HasSuffix(name, ".") {
 		d.names += by
 	}
+}
+
+// crowded tells whether so many claim a name that its record is better made once after many changes.
+func (d *directory) crowded(name string) bool {
+	r := d.shared[name]
+	return r != nil && (len(r.runs) > 1 || len(r.runs[0]) > 4)
 }
 
 // holder is who has a name.
@@ -828,13 +858,15 @@ func (d *directory) has(o owner, name string) bool {
 func (d *directory) records(names, domains []string) map[string]*dnsserver.Record {
 	out := make(map[string]*dnsserver.Record, len(names)*len(domains))
 	for _, n := range names {
+		given := d.published[n]
+		delete(d.published, n)
 		if whole, ok := strings.CutSuffix(n, "."); ok {
 			out[whole] = d.reverseRecord(n, domains)
 			continue
 		}
 		h := d.holder(n)
 		services := map[string]bool{} // true for those that are there now
-		for _, s := range d.published[n] {
+		for _, s := range given {
 			services[s] = false
 		}
 		for _, c := range h.has {
@@ -856,7 +888,6 @@ func (d *directory) records(names, domains []string) map[string]*dnsserver.Recor
 			}
 		}
 	}
-	clear(d.published)
 	return out
 }
 

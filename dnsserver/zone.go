@@ -243,7 +243,10 @@ func (z *Zone) flush(t *table) *table {
 	rrs := func(c change) []byte { return z.text[c.rrs:c.to] }
 	if len(z.batch) > 1 {
 		slices.SortFunc(z.batch, func(a, b change) int {
-			return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.kind, b.kind), cmp.Compare(a.apex, b.apex), bytes.Compare(name(a), name(b)))
+			if a.hash != b.hash {
+				return cmp.Compare(a.hash, b.hash)
+			}
+			return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.apex, b.apex), bytes.Compare(name(a), name(b)))
 		})
 	}
 	var room [maxNames][]byte

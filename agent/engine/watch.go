@@ -449,6 +449,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 	s.busy++ // until what was taken is being looked at
 	s.unlock()
 	networks := false
+	var coming []Container
 	for _, n := range notes {
 		switch n.what {
 		case networksChanged:
@@ -459,7 +460,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			if _, ok := s.known.Find(n.id); !ok {
 				s.born[n.id] = n.born
 				if n.born.Labels[PilotLabel] == "" {
-					s.send(Update{Coming: []Container{n.born}})
+					coming = append(coming, n.born)
 				}
 			}
 		case started:
@@ -483,6 +484,9 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 		} else {
 			s.due[n.id] = true
 		}
+	}
+	if coming != nil {
+		s.send(Update{Coming: coming})
 	}
 	if lost && s.listing == nil {
 		s.beginListing(ctx)
@@ -776,6 +780,7 @@ func (s *session) peekAt(ctx context.Context, in string, ids []string, peeks cha
 
 // early tells of containers that have an address and do not run yet.
 func (s *session) early(ctx context.Context, p peeked, peeks chan<- peeked) {
+	var told []Container
 	for _, c := range p.found {
 		if !s.joining[c.ID] {
 			continue // a look that ended meanwhile knows more
@@ -786,8 +791,11 @@ func (s *session) early(ctx context.Context, p peeked, peeks chan<- peeked) {
 			before.Endpoints = nil
 		}
 		if (ok || c.Name != "") && before.Labels[PilotLabel] == "" {
-			s.tell(before.withAttachment(c.Endpoints[0]))
+			told = s.withSharers(told, before.withAttachment(c.Endpoints[0]))
 		}
+	}
+	if told != nil {
+		s.send(Update{Containers: told})
 	}
 	ids := s.peeking[p.network]
 	delete(s.peeking, p.network)
