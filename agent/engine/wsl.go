@@ -62,6 +62,9 @@ func (e Endpoint) asked(ctx context.Context, args ...string) (string, error) {
 	}
 	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })()
 	err = cmd.Wait()
+	if errors.Is(err, exec.ErrWaitDelay) { // it has ended well, and something that it left running still has its output
+		err = nil
+	}
 	said := strings.TrimSpace(wslText(out.Bytes()))
 	if err != nil {
 		return "", fmt.Errorf("wsl: %w: %s", err, said)

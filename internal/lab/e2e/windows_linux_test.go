@@ -71,7 +71,8 @@ func newPC(t testing.TB) *pc {
 		t.Fatal(err)
 	}
 	p := &pc{host: newHost(t), exe: exe}
-	p.session = []string{"env", "WINELAB_PREFIX=" + p.prefix(), "WINEDEBUG=-all", "bash", script}
+	// A program that ends by Wine's fault says so.
+	p.session = []string{"env", "WINELAB_PREFIX=" + p.prefix(), "WINEDEBUG=-all,err+all", "bash", script}
 	p.program, p.args = append(slices.Clone(p.session), "run", exe), nil // the default places
 	t.Cleanup(func() {
 		if t.Failed() {
