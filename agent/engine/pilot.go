@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -123,7 +124,8 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 		hijacked.Close()
 		return nil, err
 	}
-	return &pilotStream{demux: demux{in: hijacked.Reader}, raw: hijacked.Conn, conn: c}, nil
+	raw := quiet(hijacked.Conn)
+	return &pilotStream{demux: demux{in: bufio.NewReader(raw)}, raw: raw, conn: c}, nil
 }
 
 // attach is ContainerAttach that ends with ctx; the client's own waits for the answer of a frozen engine for ever.

@@ -113,10 +113,11 @@ func middle(all []float64) float64 {
 	return all[len(all)/2]
 }
 
-// table has a row for each way, and behind each figure its ratio to the first way's, the median of the rounds'.
+// table has a row for each way, and behind each figure its ratio to the first way's: the median of the rounds' with its
+// quartiles.
 func table(ways []*way) string {
 	var s strings.Builder
-	s.WriteString("median of " + strconv.Itoa(len(ways[0].rounds)) + " rounds (ratio to " + ways[0].name + " in the same round)\n| way |")
+	s.WriteString("median of " + strconv.Itoa(len(ways[0].rounds)) + " rounds (ratio to " + ways[0].name + " in the same round, its quartiles)\n| way |")
 	for _, m := range metrics {
 		s.WriteString(" " + m.head + " |")
 	}
@@ -132,7 +133,7 @@ func table(ways []*way) string {
 				s.WriteString(" |")
 				continue
 			}
-			fmt.Fprintf(&s, " %.3g (%.3g) |", w.median(m.of), middle(ratios))
+			fmt.Fprintf(&s, " %.3g (%.3g, %.3g to %.3g) |", w.median(m.of), middle(ratios), ratios[len(ratios)/4], ratios[len(ratios)*3/4])
 		}
 		s.WriteString("\n")
 	}
