@@ -40,6 +40,10 @@ func (c *connection) eachListed(ctx context.Context, query url.Values, yield fun
 // get asks for what lies at a path, in its own bytes: the client's types would have all of it, and take many times as long. What is not
 // there is cerrdefs.ErrNotFound.
 func (c *connection) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	return c.ask(ctx, http.MethodGet, path, query)
+}
+
+func (c *connection) ask(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
 	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
 	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
 		u.Host, u.Path = host.Host, strings.TrimRight(host.Path, "/")+u.Path
@@ -47,7 +51,7 @@ func (c *connection) get(ctx context.Context, path string, query url.Values) (io
 			u.Scheme = "https"
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +64,11 @@ func (c *connection) get(ctx context.Context, path string, query url.Values) (io
 	}
 	defer answer.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
-	if err = fmt.Errorf("the engine says %s: %q", answer.Status, bytes.TrimSpace(text)); answer.StatusCode == http.StatusNotFound {
+	var says struct{ Message string }
+	if json.Unmarshal(text, &says) != nil || says.Message == "" {
+		says.Message = string(bytes.TrimSpace(text))
+	}
+	if err = fmt.Errorf("the engine says %s: %q", answer.Status, says.Message); answer.StatusCode == http.StatusNotFound {
 		err = errors.Join(err, cerrdefs.ErrNotFound)
 	}
 	return nil, err

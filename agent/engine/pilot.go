@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/mount"
-	"github.com/docker/docker/client"
 )
 
 // Pilot says how a pilot is to be started in the engine's VM.
@@ -156,31 +154,15 @@ func (c *connection) attach(ctx context.Context, id string, stdin bool) (types.H
 // whyNoAttach completes what became of an attach by the engine's own words: the client drops them with the answer that is no stream.
 // So it is asked once more, for what is no stream.
 func (c *connection) whyNoAttach(ctx context.Context, id string, err error) error {
-	at, bad := client.ParseHostURL(c.DaemonHost())
-	if bad != nil {
+	answer, says := c.ask(ctx, http.MethodPost, "/containers/"+id+"/attach", url.Values{"stream": {"1"}, "stdout": {"1"}})
+	switch {
+	case ctx.Err() != nil:
 		return err
+	case says != nil:
+		return fmt.Errorf("%w: %w", err, says)
 	}
-	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + "/containers/" + id + "/attach", RawQuery: "stream=1&stdout=1"}
-	if at.Scheme == "tcp" || at.Scheme == "http" {
-		u.Host = at.Host
-	}
-	if c.tls {
-		u.Scheme = "https"
-	}
-	r, bad := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
-	if bad != nil {
-		return err
-	}
-	answer, bad := c.HTTPClient().Do(r)
-	if bad != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	var says struct{ Message string }
-	if answer.StatusCode < 400 || json.NewDecoder(answer.Body).Decode(&says) != nil || says.Message == "" {
-		return err
-	}
-	return fmt.Errorf("%w: %.500s", err, says.Message)
+	answer.Close()
+	return err
 }
 
 // demux reads the standard output in an attach stream, straight into whoever reads it, as a tunnel's packets come this way.

@@ -342,7 +342,7 @@ func TestStartPilotIsRefused(t *testing.T) {
 		{"load fails at its end", &hands{answers: sound, load: `{"errorDetail":{"message":"no space left on device"},"error":"no space left on device"}`}, nil, "no space left", ""},
 		{"attach is refused", &hands{answers: sound, attach: func(w http.ResponseWriter, r *http.Request) {
 			refuse(w, 409, "can only attach to created or running containers")
-		}}, nil, "409: can only attach to created or running containers",
+		}}, nil, `409 Conflict: "can only attach to created or running containers"`,
 			"POST /containers/create, DELETE /containers/p1"},
 		{"start is refused", &hands{answers: sound, attach: hijack(frame(1, "hello")), start: 500}, nil, "cannot start",
 			"POST /containers/create, POST /containers/p1/start, DELETE /containers/p1"},
