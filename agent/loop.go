@@ -400,12 +400,12 @@ func (a *Agent) grow(w *watched) {
 	debug.SetGCPercent(a.garbage)
 }
 
-// calmed gives back what loading took, and twice more, after 8 and 32 s, what the inspects that follow it took.
+// calmed gives back what loading took, and 4, 12 and 28 s later what the inspects that follow it took.
 func (a *Agent) calmed() {
 	a.mu.Lock()
 	debug.SetGCPercent(cmp.Or(a.garbage, garbage))
-	if a.shrunk++; a.shrunk < 3 {
-		a.shrink.Reset(calm << (2 * a.shrunk))
+	if a.shrunk++; a.shrunk < 4 {
+		a.shrink.Reset(calm << a.shrunk)
 	}
 	a.mu.Unlock()
 	platform.Shrink()
