@@ -145,6 +145,7 @@ func openDirect(b testing.TB) (*host, *lab.VM) {
 	h := newHost(b)
 	vm := h.StartVM(b, lab.VMOptions{})
 	in(b, vm, "iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
+	in(b, vm, "iptables", "-t", "raw", "-I", "PREROUTING", "-j", "ACCEPT") // engines from 28 on
 	in(b, h, "ip", "route", "add", "172.17.0.0/16", "via", vm.Addr().String())
 	return h, vm
 }
@@ -207,6 +208,7 @@ func wireguardTo(b testing.TB, h *host, vm *lab.VM) {
 	}
 	in(b, h, "ip", "route", "add", "172.17.0.0/16", "dev", wireguardDev)
 	in(b, vm, "iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
+	in(b, vm, "iptables", "-t", "raw", "-I", "PREROUTING", "-j", "ACCEPT")
 	in(b, vm, "iptables", "-t", "nat", "-I", "POSTROUTING", "-s", "10.33.33.1", "-j", "MASQUERADE")
 }
 
