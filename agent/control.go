@@ -91,7 +91,7 @@ func (a *Agent) reconcile(ctx context.Context) Status {
 		case <-ctx.Done():
 		}
 		a.mu.Lock()
-		settled = ctx.Err() != nil || a.settled()
+		settled = ctx.Err() != nil || a.dirty == (dirty{}) && a.settled()
 	}
 	s := a.status()
 	a.mu.Unlock()

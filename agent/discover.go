@@ -242,14 +242,16 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 		w.change(number, c)
 	}
 	w.containers = &engine.Store{}
-	passed := a.passed
 	a.markLocked(dirty{names: true})
-	a.mu.Unlock()
-	select {
-	case <-passed:
-	case <-ctx.Done():
+	for len(w.changed) > 0 && ctx.Err() == nil {
+		passed := a.passed
+		a.mu.Unlock()
+		select {
+		case <-passed:
+		case <-ctx.Done():
+		}
+		a.mu.Lock()
 	}
-	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.setEngines(slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w }))
 	// A VM that is gone has nothing open; a twin's is the other's.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -187,51 +188,58 @@ func TestWatchNames(t *testing.T) {
 
 // TestUnwatch: the names of an engine that is given up go, the others' stay, and nobody is asked to close its VM any more.
 func TestUnwatch(t *testing.T) {
-	a := finder(t, platform.Endpoint{Name: "dev", URL: "unix:///a"}, platform.Endpoint{Name: "test", URL: "unix:///b"})
-	for i, w := range a.engines {
-		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(17 + i), 0, 0}), 16)
-		web := engine.Container{ID: webID, Name: "web", Endpoints: []engine.Attachment{on("back", subnet.Addr().Next().Next().String())}}
-		w.reach = platform.Reach{Kind: platform.Native}
-		a.heard(w, engine.Update{Full: true, Info: &engine.Info{}, Containers: []engine.Container{web}})
-		a.subnets = append(a.subnets, Subnet{Engine: w.cfg.Name, Prefix: subnet, State: Native})
-		if err := a.journal.change(func(d *journalDoc) { d.Pilots = append(d.Pilots, w.cfg.Endpoint) }); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		a := finder(t, platform.Endpoint{Name: "dev", URL: "unix:///a"}, platform.Endpoint{Name: "test", URL: "unix:///b"})
+		for i, w := range a.engines {
+			subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(17 + i), 0, 0}), 16)
+			web := engine.Container{ID: webID, Name: "web", Endpoints: []engine.Attachment{on("back", subnet.Addr().Next().Next().String())}}
+			w.reach = platform.Reach{Kind: platform.Native}
+			a.heard(w, engine.Update{Full: true, Info: &engine.Info{}, Containers: []engine.Container{web}})
+			a.subnets = append(a.subnets, Subnet{Engine: w.cfg.Name, Prefix: subnet, State: Native})
+			if err := a.journal.change(func(d *journalDoc) { d.Pilots = append(d.Pilots, w.cfg.Endpoint) }); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	pass := func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.passNames(a.dirty.names)
-		close(a.passed)
-		a.passed = make(chan struct{})
-	}
-	pass()
-	for len(a.wake) > 0 {
-		<-a.wake
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		<-a.wake
+		pass := func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.passNames(a.dirty.names)
+			close(a.passed)
+			a.passed = make(chan struct{})
+		}
 		pass()
-	}()
-	lost, kept := a.engines[0], a.engines[1]
-	a.unwatch(t.Context(), lost)
-	<-done
-	pass()
-	if !slices.Equal(a.called(), []string{"test"}) || !slices.Equal(a.journal.doc.Pilots, []engine.Endpoint{kept.cfg.Endpoint}) {
-		t.Errorf("left: %v, %v", a.called(), a.journal.doc.Pilots)
-	}
-	web := false
-	for _, n := range a.Names() {
-		web = web || n.Name == "web.docker"
-		if n.Engine != "test" || strings.HasSuffix(n.Name, ".test.docker") {
-			t.Errorf("%s of %s is left", n.Name, n.Engine)
+		for len(a.wake) > 0 {
+			<-a.wake
 		}
-	}
-	if !web {
-		t.Errorf("web.docker is lost: %v", a.Names())
-	}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			<-a.wake
+			a.heard(a.engines[1], engine.Update{Settled: true}) // which is no pass
+			synctest.Wait()
+			if len(a.called()) != 2 {
+				t.Error("it is given up before its names are")
+			}
+			pass()
+		}()
+		lost, kept := a.engines[0], a.engines[1]
+		a.unwatch(t.Context(), lost)
+		<-done
+		pass()
+		if !slices.Equal(a.called(), []string{"test"}) || !slices.Equal(a.journal.doc.Pilots, []engine.Endpoint{kept.cfg.Endpoint}) {
+			t.Errorf("left: %v, %v", a.called(), a.journal.doc.Pilots)
+		}
+		web := false
+		for _, n := range a.Names() {
+			web = web || n.Name == "web.docker"
+			if n.Engine != "test" || strings.HasSuffix(n.Name, ".test.docker") {
+				t.Errorf("%s of %s is left", n.Name, n.Engine)
+			}
+		}
+		if !web {
+			t.Errorf("web.docker is lost: %v", a.Names())
+		}
+	})
 }
 
 // TestDiscover: what is told of a home that is not there is said, and there is always an engine to wait for.
