@@ -135,14 +135,14 @@ func TestDoWithout(t *testing.T) {
 				a.mu.Lock()
 				a.dirty = dirty{}
 				a.mu.Unlock()
-				time.Sleep(pause - 1)
+				time.Sleep(pause - time.Nanosecond)
 				synctest.Wait()
 				a.mu.Lock()
 				if w.noTunnel == "" {
 					t.Errorf("%+v: tried again in less than %v", c, pause)
 				}
 				a.mu.Unlock()
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				a.mu.Lock()
 				if w.noTunnel != "" || !a.dirty.routes {
