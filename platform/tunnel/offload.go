@@ -42,10 +42,6 @@ func getVnet(b []byte) vnetHeader {
 // networkMTU is what container networks have where nothing else is known.
 const networkMTU = 1500
 
-// wholeMTU is how large packets with TCP segments become. A kernel carries them in one piece through bridges to a container, a
-// thing it does with no more than 64 KB, headers of all layers included; TCP itself leaves 320 bytes for those.
-const wholeMTU = 64<<10 - 320
-
 // segmenter turns packets of the host's size into those of container networks, and back.
 type segmenter struct {
 	mss mssTable

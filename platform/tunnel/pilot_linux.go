@@ -9,6 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// wholeMTU is how large packets with TCP segments become. A kernel carries them in one piece through bridges to a container, a
+// thing it does with no more than 64 KB, headers of all layers included; TCP itself leaves 320 bytes for those.
+const wholeMTU = 64<<10 - 320
+
 // openPilotPort makes the VM's end of a link: a device named after the tag. Where the host's packets are of full size, it
 // has the kernel cut and join TCP segments; where the kernel does not do that, the link is one of plain 1500 bytes. The
 // prover is that of a link with Inject.
