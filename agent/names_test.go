@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/dnsserver"
+	"github.com/fairlead-dev/fairlead/platform"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -754,5 +755,21 @@ func TestPutCost(t *testing.T) {
 	// Both crowds share an image, and so a name that answers maxAnswers of them. Maps grow when they like.
 	if few, many := cost(2*maxAnswers), cost(3000); many > 1.2*few {
 		t.Errorf("one change costs %v allocations among a few containers and %v among 3000", few, many)
+	}
+}
+
+// What skydock would have made of an image is asked for by nobody: that a container's own name goes first is no news, as it is of a label's.
+func TestLosers(t *testing.T) {
+	a := finder(t, platform.Endpoint{Name: "dev", URL: "unix:///a"})
+	w := a.engines[0]
+	w.reach = platform.Reach{Kind: platform.Native}
+	a.subnets = []Subnet{{Engine: "dev", Prefix: netip.MustParsePrefix("172.17.0.0/16"), State: Native}}
+	a.heard(w, engine.Update{Full: true, Info: &engine.Info{}, Containers: []engine.Container{
+		{ID: webID, Name: "web", Image: "web", Endpoints: []engine.Attachment{on("back", "172.17.0.2")}},
+		{ID: dbID, Name: "cart", Image: "web", Labels: map[string]string{"fairlead.names": "web"}, Endpoints: []engine.Attachment{on("back", "172.17.0.3")}},
+	}})
+	a.passNames(true)
+	if got := a.Status().Losers; len(got) != 1 || got[0].Name != "web" || !slices.Equal(got[0].Containers, []string{"cart"}) {
+		t.Errorf("losers are %+v", got)
 	}
 }

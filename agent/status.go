@@ -176,6 +176,7 @@ func (a *Agent) status() Status {
 			s.DNS.Names += len(a.cfg.Domains)
 		}
 		rest, lost := h.others()
+		lost = slices.DeleteFunc(lost, func(o *held) bool { return o.rank.kind() == byImage && strings.HasSuffix(n, "."+skydockEnv) }) // likewise
 		s.Losers = append(s.Losers, a.losers(n, lost, h.why)...)
 		s.Losers = append(s.Losers, a.losers(n, rest, "others that share this name are in better health, or many enough")...)
 	}
