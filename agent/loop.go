@@ -920,7 +920,7 @@ func (a *Agent) isOpen(w *watched, s Subnet) bool {
 	case s.State == Native || !s.Reachable():
 		return s.State == Native
 	}
-	why, _ := w.pilot.shuts(s)
+	why, _ := w.pilot.shuts(s, w.reach.To(s.Prefix))
 	return w.pilot.open && why == ""
 }
 

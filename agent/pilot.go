@@ -25,7 +25,7 @@ type pilotState struct {
 
 // shuts says why packets do not get to a subnet although the VM is open for others, and what to do; "" where they do, as
 // far as is known.
-func (s pilotState) shuts(n Subnet) (why, hint string) {
+func (s pilotState) shuts(n Subnet, way platform.Path) (why, hint string) {
 	for _, c := range s.report.Closed {
 		if c.IPv6 == n.Prefix.Addr().Is6() {
 			return oneLine(c.Error), c.Hint
@@ -34,8 +34,8 @@ func (s pilotState) shuts(n Subnet) (why, hint string) {
 	if slices.Contains(s.report.Deaf, n.Prefix) {
 		return "the VM forwards nothing that this network's containers send, not even answers: it is internal", ""
 	}
-	if len(s.asked.Sources) > 0 && !slices.ContainsFunc(s.asked.Sources, func(a netip.Addr) bool { return a.Is4() == n.Prefix.Addr().Is4() }) {
-		return "the VM was not asked yet to let this IP version through", ""
+	if way.Source.IsValid() && len(s.asked.Sources) > 0 && !slices.Contains(s.asked.Sources, way.Source) {
+		return fmt.Sprintf("the VM was not asked yet to let %v through", way.Source), ""
 	}
 	if s.report.Backend != "inject" {
 		return "", ""

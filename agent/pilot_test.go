@@ -31,6 +31,7 @@ func TestOpenBySubnet(t *testing.T) {
 		{"closed", pilotState{}, ""},
 		{"open", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
 		{"IPv6 not asked for yet", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources[:1]}, report: tunnel.Report{Open: true}}, four + " " + inner},
+		{"IPv6 came by a tunnel before", pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1", "fd66::1")}, report: tunnel.Report{Open: true}}, four + " " + inner},
 		{"no IPv6", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
 		{"one network is deaf", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Deaf: []netip.Prefix{netip.MustParsePrefix(inner)}}}, four + " " + six},
 		{"no IPv4", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
@@ -39,7 +40,7 @@ func TestOpenBySubnet(t *testing.T) {
 		{"around it, one of two answers", inject(addrs("172.17.0.2", "172.17.0.3"), addrs("172.17.0.3")), four + " " + six},
 		{"around it, silence", inject(addrs("172.17.0.2", "fd17::2", "172.18.0.2"), addrs("172.17.0.2", "172.18.0.2")), six},
 	} {
-		w := &watched{pilot: c.pilot}
+		w := &watched{pilot: c.pilot, reach: platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Source: both.Sources[0], Other: platform.Path{Kind: platform.Gateway, Source: both.Sources[1]}}}
 		a := &Agent{engines: []*watched{w}}
 		for _, p := range []string{four, six, inner} {
 			a.subnets = append(a.subnets, Subnet{Prefix: netip.MustParsePrefix(p), State: Installed, Internal: p == inner})
@@ -48,7 +49,7 @@ func TestOpenBySubnet(t *testing.T) {
 			t.Errorf("%s: open are %s, want %s", c.name, got, c.want)
 		}
 		for _, s := range a.subnets {
-			if why, _ := c.pilot.shuts(s); strings.Contains(why, "\n") || c.pilot.open && (why == "") != a.isOpen(w, s) {
+			if why, _ := c.pilot.shuts(s, w.reach.To(s.Prefix)); strings.Contains(why, "\n") || c.pilot.open && (why == "") != a.isOpen(w, s) {
 				t.Errorf("%s: %v is shut because %q", c.name, s, why)
 			}
 		}

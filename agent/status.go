@@ -159,7 +159,7 @@ func (a *Agent) status() Status {
 			if p := a.proofs[n.key()]; n.Engine == w.cfg.Name && p.about == w.way(n) {
 				s.Subnets[i].Verified = p.Proof
 			}
-			if why, hint := w.pilot.shuts(n); n.Engine == w.cfg.Name && (n.State == Installed || n.State == Foreign) && w.pilot.open && why != "" {
+			if why, hint := w.pilot.shuts(n, w.reach.To(n.Prefix)); n.Engine == w.cfg.Name && (n.State == Installed || n.State == Foreign) && w.pilot.open && why != "" {
 				s.Subnets[i].State, s.Subnets[i].Why, s.Subnets[i].Hint = Closed, why, hint
 			}
 		}
@@ -239,7 +239,7 @@ func (a *Agent) whyNot(w *watched, network string, addr netip.Addr) string {
 		if s.Engine != w.cfg.Name || s.NetworkID != network || !s.Prefix.Contains(addr) {
 			continue
 		}
-		why, _ := w.pilot.shuts(s)
+		why, _ := w.pilot.shuts(s, w.reach.To(s.Prefix))
 		switch {
 		case w.unsure(s):
 			why = cmp.Or(a.proofs[s.key()].Why, "not asked yet whether it answers")
