@@ -922,12 +922,14 @@ func (s *session) listed(b batch) {
 			}
 		}
 	}
+	if b.end {
+		s.told.Store(true) // before: who hears of it may ask
+	}
 	s.send(u)
 	if b.end {
 		if s.first {
 			s.fillRest = time.After(fillAfter)
 		}
-		s.told.Store(true)
 		s.listing, s.hushed, s.first, s.seen, s.touched, s.fillNext = nil, nil, false, nil, map[string]bool{}, 0
 		for id := range s.sharers { // some were told before the one whose network they use
 			if c, ok := s.known.ByID(id); ok {
