@@ -68,6 +68,7 @@ func TestDropIns(t *testing.T) {
 			t.Fatal(err)
 		}
 		write.Close()
+		h.up()
 		h.answers("dcos-e2e-1-agent-0.docker", web)
 		read.Close()
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
