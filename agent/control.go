@@ -84,13 +84,7 @@ func (a *Agent) reconcile(ctx context.Context) Status {
 	a.paused = false
 	a.markLocked(dirty{routes: true, names: true, resolver: true})
 	for settled := false; !settled; {
-		passed := a.passed
-		a.mu.Unlock()
-		select {
-		case <-passed:
-		case <-ctx.Done():
-		}
-		a.mu.Lock()
+		a.awaitNews(ctx)
 		settled = ctx.Err() != nil || a.dirty == (dirty{}) && a.settled()
 	}
 	s := a.status()

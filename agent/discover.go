@@ -244,13 +244,7 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	w.containers = &engine.Store{}
 	a.markLocked(dirty{names: true})
 	for len(w.changed) > 0 && ctx.Err() == nil {
-		passed := a.passed
-		a.mu.Unlock()
-		select {
-		case <-passed:
-		case <-ctx.Done():
-		}
-		a.mu.Lock()
+		a.awaitNews(ctx)
 	}
 	defer a.mu.Unlock()
 	a.setEngines(slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w }))

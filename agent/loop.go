@@ -485,6 +485,17 @@ func (a *Agent) wakeWaiting() {
 	a.passed = make(chan struct{})
 }
 
+// awaitNews lets go of mu until wakeWaiting is called, or ctx ends.
+func (a *Agent) awaitNews(ctx context.Context) {
+	passed := a.passed
+	a.mu.Unlock()
+	defer a.mu.Lock()
+	select {
+	case <-passed:
+	case <-ctx.Done():
+	}
+}
+
 // problem notes what became of a part of a pass; it stays in the status until that part is done again.
 func (a *Agent) problem(of string, err error) {
 	a.problems = slices.DeleteFunc(slices.Clone(a.problems), func(p string) bool { return strings.HasPrefix(p, of+": ") })

@@ -74,7 +74,8 @@ func (f Facts) away() string {
 	return "the agent is not running"
 }
 
-func count(n int, what string) string {
+// Count is a number of things, such as "1 network" and "2 networks".
+func Count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
@@ -90,7 +91,7 @@ func (f Facts) host() Check {
 	case f.Rights != nil:
 		return warn("host", "sudo fairlead doctor", "not root: less can be seen")
 	}
-	return ok("host", "%s, %s, %s", f.OS, strings.Replace(count(len(f.Links), "addresse"), "1 addresse", "1 address", 1), count(len(f.Table), "route"))
+	return ok("host", "%s, %s, %s", f.OS, strings.Replace(Count(len(f.Links), "addresse"), "1 addresse", "1 address", 1), Count(len(f.Table), "route"))
 }
 
 func (f Facts) agent() Check {
@@ -151,7 +152,7 @@ func (f Facts) engine(e agent.EngineStatus) Check {
 		}
 		return c.with(skip("reach", "the engine does not answer"))
 	}
-	c := ok(name, "Docker %s (API %s), %s, %s, %s", e.Info.Version, e.Info.API, count(e.Networks, "network"), count(e.Containers, "container"), e.URL)
+	c := ok(name, "Docker %s (API %s), %s, %s, %s", e.Info.Version, e.Info.API, Count(e.Networks, "network"), Count(e.Containers, "container"), e.URL)
 	if f.Running && f.Status.Paused {
 		return c.with(skip("reach", "the agent is paused"))
 	}

@@ -11,20 +11,27 @@ import (
 	"testing"
 )
 
-func TestQuietCarriesAllAndEnds(t *testing.T) {
+// unixPair are the two ends of a connection by a unix socket.
+func unixPair(t *testing.T) (here, there net.Conn) {
+	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := net.Dial("unix", l.Addr().String())
+	here, err = net.Dial("unix", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	there, err := l.Accept()
+	there, err = l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return here, there
+}
+
+func TestQuietCarriesAllAndEnds(t *testing.T) {
+	c, there := unixPair(t)
 	echoed := make(chan struct{})
 	go func() {
 		defer close(echoed)
@@ -53,19 +60,7 @@ func TestQuietCarriesAllAndEnds(t *testing.T) {
 }
 
 func TestQuietIsFreedByClose(t *testing.T) {
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("unix", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	there, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, there := unixPair(t)
 	defer there.Close()
 	q := quiet(c)
 	freed := make(chan error, 2)

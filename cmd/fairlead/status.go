@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-dev/fairlead/agent"
+	"github.com/fairlead-dev/fairlead/agent/doctor"
 	"github.com/fairlead-dev/fairlead/platform"
 )
 
@@ -84,7 +85,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		}
 		fmt.Fprintf(w, "engine   %s: %s, %s", e.Name, state, e.URL)
 		if e.Info.Version != "" {
-			fmt.Fprintf(w, ", Docker %s (API %s), %s, %s", e.Info.Version, e.Info.API, count(e.Networks, "network"), count(e.Containers, "container"))
+			fmt.Fprintf(w, ", Docker %s (API %s), %s, %s", e.Info.Version, e.Info.API, doctor.Count(e.Networks, "network"), doctor.Count(e.Containers, "container"))
 		}
 		fmt.Fprintln(w)
 		if e.Found != "" {
@@ -111,7 +112,7 @@ func printStatus(w io.Writer, st agent.Status) {
 		}
 	}
 	printSubnets(w, st, false)
-	fmt.Fprintf(w, "dns      %v, %s\n", st.DNS.Listen, count(st.DNS.Names, "name"))
+	fmt.Fprintf(w, "dns      %v, %s\n", st.DNS.Listen, doctor.Count(st.DNS.Names, "name"))
 	for _, p := range st.DNS.NoReverse {
 		fmt.Fprintf(w, "dns      %v has no names for its addresses: too many reverse domains\n", p)
 	}
@@ -133,14 +134,6 @@ func printStatus(w io.Writer, st agent.Status) {
 	for _, l := range st.Losers {
 		fmt.Fprintf(w, "name     %s is not %v's: %s\n", l.Name, l.Containers, l.Why)
 	}
-}
-
-// count is a number of things, such as "1 network" and "2 networks".
-func count(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprint(n, " ", what)
 }
 
 // printOther says how the IP version that a gateway's address is not of gets to its engine, where it has networks of that.
