@@ -33,7 +33,8 @@ func Admit(a Admission) (State, error) {
 		return State{}, err
 	}
 	devs, failed := ways(a.Sources)
-	p, c, changed, err := settle(a.Tag, func(p picture) []rule { return p.plan(a, devs) })
+	bridges := addrsIn(a.of("ip6").Subnets)
+	p, c, changed, err := settle(a.Tag, func(p picture) []rule { return p.plan(a, devs, bridges) })
 	for _, f := range families {
 		if _, ok := failed[f]; !ok && !forwards(f) {
 			failed[f] = Closed{Err: fmt.Errorf("%s is 0: the VM forwards nothing", forwarding[f]),
@@ -141,6 +142,28 @@ func addrsOn(devs map[netip.Addr]string) []netip.Addr {
 		}
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
+	return found
+}
+
+// addrsIn are this machine's addresses on the interfaces of IPv6 subnets, tentative ones too.
+func addrsIn(subnets []netip.Prefix) map[netip.Prefix]netip.Addr {
+	found := make(map[netip.Prefix]netip.Addr)
+	if len(subnets) == 0 {
+		return found
+	}
+	list, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+	if err != nil {
+		return found
+	}
+	for _, a := range list {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		bits, _ := a.Mask.Size()
+		n := netip.PrefixFrom(addr, bits).Masked()
+		const unfit = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_DADFAILED
+		if old := found[n]; ok && a.Flags&unfit == 0 && slices.Contains(subnets, n) && (!old.IsValid() || addr.Less(old)) {
+			found[n] = addr
+		}
+	}
 	return found
 }
 

@@ -358,6 +358,36 @@ func TestWhatAdmitCannotDoItTells(t *testing.T) {
 	}
 }
 
+// TestAddressNotInUseYet begins a flow to an internal network while its bridge's IPv6 address is tentative, as it is for a second or
+// two after a network's first container has started. What is translated is translated for the flow's whole life.
+func TestAddressNotInUseYet(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.load("28.iptables", "28.ip6tables")
+	before := l.rules()
+	l.vmRun("", "sysctl", "-qw", "net.ipv6.conf.br-inner.dad_transmits=3")
+	l.vmRun("", "ip", "addr", "del", "fd00:18::1/64", "dev", "br-inner")
+	l.vmRun("", "ip", "addr", "add", "fd00:18::1/64", "dev", "br-inner")
+	a := ours
+	a.Sources = addrs("fd00:93::1")
+	s := l.mustAdmit(a, IPTablesNFT, true)
+	flow := exec.Command("nsenter", "--net=/run/netns/"+l.host, "ping", "-nq", "-c1", "-w20", "-I", "fd00:93::1", innerSix) // asks every second until answered
+	if err := flow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if l.vmRun("", "ip", "-6", "addr", "show", "tentative", "to", "fd00:18::1") == "" {
+		t.Error("the bridge's address is in use already: nothing was tried")
+	}
+	if err := flow.Wait(); err != nil {
+		t.Errorf("a flow that began early is never answered: %v\n%s", err, l.rules())
+	}
+	if again := l.mustAdmit(a, IPTablesNFT, false); !slices.Equal(again.Rules, s.Rules) {
+		t.Errorf("rules at first %q, then %q", s.Rules, again.Rules)
+	}
+	l.release(a.Tag)
+	l.wantRules(before)
+}
+
 func TestWatchWakesOnChange(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
@@ -405,6 +435,9 @@ func TestEveryRuleIsReadBack(t *testing.T) {
 			if rnd.IntN(2) == 0 {
 				*p = prefix(r.at.family)
 			}
+		}
+		if r.masquerade && !r.at.legacy && rnd.IntN(2) == 0 {
+			r.as = prefix(r.at.family).Addr()
 		}
 		l := line{}
 		if r.at.legacy {

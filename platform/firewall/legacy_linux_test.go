@@ -210,7 +210,7 @@ func TestLegacyMasquerade(t *testing.T) {
 		devs, _ := ways(a.Sources)
 		_, _, _, err = settle(a.Tag, func(p picture) []rule {
 			p.oneNAT = true
-			return p.plan(a, devs)
+			return p.plan(a, devs, nil)
 		})
 	})
 	if err != nil {

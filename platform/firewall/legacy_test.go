@@ -189,7 +189,7 @@ func TestLegacySettles(t *testing.T) {
 		for _, s := range a.Sources[:wish.sources] {
 			devs[s] = wish.dev
 		}
-		want := p.plan(a, devs)
+		want := p.plan(a, devs, nil)
 		rewrites, err := p.rewrites(p.diff(want, a.Tag), a.Tag)
 		if err != nil || len(rewrites) != wish.tables || len(want) != wish.rules {
 			t.Fatalf("%+v: %d rules, %d tables, %v", wish, len(want), len(rewrites), err)

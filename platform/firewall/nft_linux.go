@@ -239,10 +239,18 @@ func encode(r rule) (e []expr.Any) {
 		e = append(e, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: net.prefix.Masked().Addr().AsSlice()})
 	}
 	e = append(e, &expr.Counter{})
-	if r.masquerade {
+	switch {
+	case r.as.IsValid():
+		return append(e, &expr.Immediate{Register: register, Data: r.as.AsSlice()}, sourceNAT(r.at.family))
+	case r.masquerade:
 		return append(e, &expr.Masq{})
+	default:
+		return append(e, &expr.Verdict{Kind: expr.VerdictAccept})
 	}
-	return append(e, &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+func sourceNAT(family string) *expr.NAT {
+	return &expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(tableFamily[family]), RegAddrMin: register, RegAddrMax: register}
 }
 
 // decode reads a rule at a place back. Its line has a rule only if encode would have written the like; iptables-restore
@@ -321,7 +329,15 @@ func decode(at place, exprs []expr.Any) (l line) {
 		case *expr.Masq:
 			done = true
 			r.masquerade = true
-			ours = ours && *e == expr.Masq{}
+			ours = ours && !r.as.IsValid() && *e == expr.Masq{}
+		case *expr.Immediate:
+			dev, net = nil, nil
+			addr, isAddr := netip.AddrFromSlice(e.Data)
+			r.as, ours = addr, ours && isAddr
+		case *expr.NAT:
+			done = true
+			r.masquerade = true
+			ours = ours && r.as.IsValid() && *e == *sourceNAT(at.family)
 		default:
 			ours = false
 		}

@@ -33,6 +33,7 @@ type rule struct {
 	in, out    string       // interface; "" is any
 	from, to   netip.Prefix // zero is any
 	masquerade bool         // else accept
+	as         netip.Addr   // what it masquerades as; zero is what the kernel chooses
 }
 
 // String is the rule as nft prints it, after its place: `ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`.
@@ -51,10 +52,14 @@ func (r rule) String() string {
 	if r.to.IsValid() {
 		fmt.Fprintf(&b, " %s daddr %s", r.at.family, short(r.to))
 	}
-	if r.masquerade {
+	switch {
+	case r.as.IsValid():
+		return fmt.Sprintf("%v snat to %v", &b, r.as)
+	case r.masquerade:
 		return b.String() + " masquerade"
+	default:
+		return b.String() + " accept"
 	}
-	return b.String() + " accept"
 }
 
 func short(p netip.Prefix) string {
@@ -215,11 +220,13 @@ func (p picture) backend() Backend {
 }
 
 // plan returns the rules that make a true. devs names the interface by which this machine reaches each source; one without
-// is left out.
+// is left out. bridges are this machine's own addresses in IPv6 subnets.
 //
 // Masquerade lets containers on several networks and on --internal ones answer: they see their own bridge's address and
-// need no route back. It goes by addresses alone, as kernels before 5.7 do not know a packet's iifname in postrouting.
-func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
+// need no route back. It goes by addresses alone, as kernels before 5.7 do not know a packet's iifname in postrouting. For a
+// second or two after a network's first container has started its bridge's IPv6 address is tentative, and the kernel would
+// choose another bridge's, for the flow's whole life: so nf_tables is told which.
+func (p picture) plan(a Admission, devs map[netip.Addr]string, bridges map[netip.Prefix]netip.Addr) (want []rule) {
 	for _, f := range families {
 		asked := a.of(f)
 		if asked.nothing() || p.strangers(f) != nil {
@@ -239,8 +246,12 @@ func (p picture) plan(a Admission, devs map[netip.Addr]string) (want []rule) {
 				}
 			}
 			for _, n := range asked.Subnets {
+				r := rule{at: nat, from: host, to: n, masquerade: true}
+				if !nat.legacy {
+					r.as = bridges[n]
+				}
 				if translates {
-					want = append(want, rule{at: nat, from: host, to: n, masquerade: true})
+					want = append(want, r)
 				}
 			}
 		}

@@ -97,7 +97,7 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 			masquerade,
 		}},
 		{"two families, each to its own", drawing("ip filter DOCKER-USER", "ip6 filter DOCKER-USER"), Admission{
-			Tag: "0123abcd", Sources: addrs("192.168.99.1", "fd00::1"), Subnets: nets("172.17.0.0/16", "172.18.0.0/16", "fd17::/64"),
+			Tag: "0123abcd", Sources: addrs("192.168.99.1", "fd00::1"), Subnets: nets("172.17.0.0/16", "172.18.0.0/16", "fd17::/64", "fd18::/64"),
 		}, IPTablesNFT, []string{
 			`ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
 			`ip filter DOCKER-USER: oifname "eth1" ip daddr 192.168.99.1 accept`,
@@ -106,6 +106,7 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 			`ip6 filter DOCKER-USER: iifname "eth1" ip6 saddr fd00::1 accept`,
 			`ip6 filter DOCKER-USER: oifname "eth1" ip6 daddr fd00::1 accept`,
 			`ip6 fairlead_0123abcd postrouting: ip6 saddr fd00::1 ip6 daddr fd17::/64 masquerade`,
+			`ip6 fairlead_0123abcd postrouting: ip6 saddr fd00::1 ip6 daddr fd18::/64 snat to fd18::1`,
 		}},
 		{"20.10 legacy", drawing("legacy ip filter FORWARD drops", "legacy ip filter DOCKER-USER", "legacy ip nat POSTROUTING"), host, IPTablesLegacy, []string{
 			`legacy ip filter DOCKER-USER: iifname "eth1" ip saddr 192.168.99.1 accept`,
@@ -154,8 +155,9 @@ func TestPlanOpensWhatTheEngineCloses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			devs := map[netip.Addr]string{netip.MustParseAddr("192.168.99.1"): "eth1", netip.MustParseAddr("fd00::1"): "eth1"}
+			bridges := map[netip.Prefix]netip.Addr{netip.MustParsePrefix("fd18::/64"): netip.MustParseAddr("fd18::1")}
 			var got []string
-			for _, r := range c.picture.plan(c.ask, devs) {
+			for _, r := range c.picture.plan(c.ask, devs, bridges) {
 				got = append(got, r.String())
 			}
 			if !slices.Equal(got, c.want) {
@@ -236,7 +238,7 @@ func TestFamiliesStandForThemselves(t *testing.T) {
 		}
 		p := drawing(words...)
 		var opened []string
-		for _, r := range p.plan(a, devs) {
+		for _, r := range p.plan(a, devs, nil) {
 			opened = append(opened, r.at.family)
 		}
 		if c.failed == nil && strings.Join(slices.Compact(opened), "") != c.open {
@@ -305,6 +307,7 @@ func TestDiffSettles(t *testing.T) {
 		now := start
 		tags := []string{"0000000a", "0000000b"}
 		devs := make(map[netip.Addr]string)
+		bridges := make(map[netip.Prefix]netip.Addr)
 		for step := range 12 {
 			a := Admission{Tag: tags[rnd.IntN(2)]}
 			for _, s := range addrs("192.168.99.1", "192.168.99.2", "fd00::1") {
@@ -318,6 +321,7 @@ func TestDiffSettles(t *testing.T) {
 					a.Subnets = append(a.Subnets, n)
 				}
 			}
+			bridges[netip.MustParsePrefix("fd17::/64")] = append(addrs("fd17::1", "fd17::2"), netip.Addr{})[rnd.IntN(3)]
 			if rnd.IntN(3) == 0 { // somebody flushes a chain, or doubles its rules
 				for at, c := range now.chains {
 					if rnd.IntN(2) == 0 {
@@ -337,9 +341,9 @@ func TestDiffSettles(t *testing.T) {
 			if step >= 10 {
 				a = Admission{Tag: tags[step-10]}
 			}
-			want := now.plan(a, devs)
+			want := now.plan(a, devs, bridges)
 			next := now.carryOut(now.seenBy(a.Tag).diff(want, a.Tag), a.Tag, handle)
-			if c := next.seenBy(a.Tag).diff(next.plan(a, devs), a.Tag); !c.empty() {
+			if c := next.seenBy(a.Tag).diff(next.plan(a, devs, bridges), a.Tag); !c.empty() {
 				t.Fatalf("seed %d: not settled, %+v remains", seed, c)
 			}
 			other := tags[0]
