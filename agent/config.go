@@ -292,30 +292,29 @@ func Load(dockerEnv func(string) (string, bool), sources ...Source) (Config, err
 	return c, nil
 }
 
-// engineLike is how an engine is written that was written wrong.
+// engineLike is how an engine is written that was written wrong. Only one that was given a name has one.
 func engineLike(u string) string {
-	name, where, named := strings.Cut(u, "=")
-	if !named {
-		name, where = "dev", u
+	name, where := "", strings.TrimPrefix(u, "=")
+	if before, after, ok := strings.Cut(u, "="); ok && before != "" && plain(before) {
+		name, where = before+"=", after
 	}
 	where = strings.TrimPrefix(strings.TrimPrefix(where, "http://"), "https://")
 	switch host, port, err := net.SplitHostPort(strings.TrimPrefix(where, "tcp://")); {
-	case !plain(name):
 	case strings.HasPrefix(where, "/") && plain(strings.ReplaceAll(where, "/", "")):
-		return name + "=unix://" + where
+		return name + "unix://" + where
 	case strings.HasPrefix(where, "unix:/") && plain(strings.ReplaceAll(where[6:], "/", "")):
-		return name + "=unix:///" + strings.TrimLeft(where[6:], "/")
+		return name + "unix:///" + strings.TrimLeft(where[6:], "/")
 	case strings.HasPrefix(where, "ssh:"):
-		return name + "=ssh://USER@HOST"
+		return name + "ssh://USER@HOST"
 	case err == nil && plain(host) && plain(port):
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			port = "2376"
 		}
-		return name + "=tcp://" + net.JoinHostPort(host, port)
+		return name + "tcp://" + net.JoinHostPort(host, port)
 	case plain(strings.TrimPrefix(where, "tcp://")):
-		return name + "=tcp://" + strings.TrimPrefix(where, "tcp://") + ":2376"
+		return name + "tcp://" + strings.TrimPrefix(where, "tcp://") + ":2376"
 	}
-	return "dev=tcp://192.168.99.100:2376"
+	return name + "tcp://192.168.99.100:2376"
 }
 
 func loadEngines(urls []string) ([]EngineConfig, error) {
