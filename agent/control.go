@@ -100,7 +100,8 @@ func (a *Agent) succeeded() bool {
 	return time.Now().Before(a.heir)
 }
 
-// settled tells whether every engine has answered or failed, and every pilot that is needed has reported.
+// settled tells whether every engine has answered or failed, and every pilot that is needed has reported on all that it is
+// needed for.
 func (a *Agent) settled() bool {
 	for _, w := range a.engines {
 		if w.err == nil && !w.listed {
@@ -108,7 +109,7 @@ func (a *Agent) settled() bool {
 		}
 		adm, needed := a.admission(w)
 		idle := w.tunnel != nil && len(adm.Subnets) == 0
-		if needed && !idle && w.up && !w.pilot.open && w.pilot.err == nil && w.pilot.report.Error == "" {
+		if needed && !idle && w.up && (!w.pilot.open || a.behind(w)) && w.pilot.err == nil && w.pilot.report.Error == "" {
 			return false
 		}
 	}

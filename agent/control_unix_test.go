@@ -21,6 +21,7 @@ import (
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/platform"
+	"github.com/fairlead-dev/fairlead/platform/tunnel"
 	"github.com/fairlead-dev/fairlead/resolver"
 	"github.com/fairlead-dev/fairlead/routes"
 	"github.com/google/go-cmp/cmp"
@@ -52,7 +53,7 @@ func known() *Agent {
 	heard("dev", native, net17, web)
 	lost := heard("test", gateway, net18, other)
 	lost.up, lost.err = false, fmt.Errorf("%w: \x1b[31mgone\nhint: no", engine.ErrNoAnswer)
-	lost.pilot.open, lost.pilot.asked.Sources = true, []netip.Addr{gateway.Source}
+	lost.pilot.open, lost.pilot.asked = true, tunnel.Admission{Sources: []netip.Addr{gateway.Source}, Subnets: net18[0].Subnets[:1]}
 
 	views := []view{{name: "dev", listed: true, networks: net17, reach: native}, {name: "test", listed: true, networks: net18, reach: gateway}}
 	a.subnets = compile(nil, hostFacts{}, views)

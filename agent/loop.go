@@ -80,7 +80,7 @@ type Agent struct {
 	shrunk  int         // how often since many containers came
 	garbage int         // percent of what is kept, once there are many containers
 
-	due atomic.Bool // a pass is due or under way; written under mu, read without
+	due atomic.Bool // a pass is due or under way, or a VM is asked for more than before; written under mu, read without
 
 	ineffective string // why the OS does not go by its entries of ours
 
@@ -475,7 +475,7 @@ func (a *Agent) pass(ctx context.Context) {
 	if d.resolver {
 		a.problem("resolver", a.passResolver(ctx))
 	}
-	a.due.Store(false)
+	a.due.Store(slices.ContainsFunc(a.engines, a.behind)) // the report makes for a pass
 	a.wakeWaiting()
 }
 

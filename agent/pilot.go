@@ -34,8 +34,11 @@ func (s pilotState) shuts(n Subnet, way platform.Path) (why, hint string) {
 	if slices.Contains(s.report.Deaf, n.Prefix) {
 		return "the VM forwards nothing that this network's containers send, not even answers: it is internal", ""
 	}
-	if way.Source.IsValid() && len(s.asked.Sources) > 0 && !slices.Contains(s.asked.Sources, way.Source) {
+	switch asked := len(s.asked.Sources) > 0; {
+	case asked && way.Source.IsValid() && !slices.Contains(s.asked.Sources, way.Source):
 		return fmt.Sprintf("the VM was not asked yet to let %v through", way.Source), ""
+	case asked && !slices.Contains(s.asked.Subnets, n.Prefix): // it may forward already, but a connection that begins now is not masked, for good
+		return fmt.Sprintf("the VM was not asked yet to let packets to %v through", n.Prefix), ""
 	}
 	if s.report.Backend != "inject" {
 		return "", ""
@@ -83,6 +86,13 @@ func (a *Agent) admission(w *watched) (adm tunnel.Admission, needed bool) {
 		}
 	}
 	return adm, len(adm.Sources) > 0 || w.reach.Kind == platform.Tunnel || other.Kind == platform.Tunnel
+}
+
+// behind tells whether w's VM is open, but was not asked yet for all that it is to let through.
+func (a *Agent) behind(w *watched) bool {
+	adm, needed := a.admission(w)
+	asked := w.pilot.asked
+	return needed && w.up && w.pilot.open && len(adm.Sources) > 0 && !(slices.Equal(adm.Sources, asked.Sources) && slices.Equal(adm.Subnets, asked.Subnets))
 }
 
 // keepPilot holds the VM open for as long as it is wanted: it starts the pilot, has it hold the other end of a tunnel where

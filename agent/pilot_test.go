@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,9 +20,10 @@ import (
 // A VM that is open for some subnets is not open for all: names are given for what is.
 func TestOpenBySubnet(t *testing.T) {
 	const four, six, inner = "172.17.0.0/16", "fd17::/64", "172.18.0.0/16"
-	both := tunnel.Admission{Sources: addrs("192.168.99.1", "fd99::1")}
+	all := []netip.Prefix{netip.MustParsePrefix(four), netip.MustParsePrefix(six), netip.MustParsePrefix(inner)}
+	both := tunnel.Admission{Sources: addrs("192.168.99.1", "fd99::1"), Subnets: all}
 	inject := func(asked, silent []netip.Addr) pilotState {
-		return pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources, Probe: asked}, report: tunnel.Report{Open: true, Backend: "inject", Silent: silent}}
+		return pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources, Subnets: all, Probe: asked}, report: tunnel.Report{Open: true, Backend: "inject", Silent: silent}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -30,8 +32,9 @@ func TestOpenBySubnet(t *testing.T) {
 	}{
 		{"closed", pilotState{}, ""},
 		{"open", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}, four + " " + six + " " + inner},
-		{"IPv6 not asked for yet", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources[:1]}, report: tunnel.Report{Open: true}}, four + " " + inner},
-		{"IPv6 came by a tunnel before", pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1", "fd66::1")}, report: tunnel.Report{Open: true}}, four + " " + inner},
+		{"IPv6 not asked for yet", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources[:1], Subnets: all}, report: tunnel.Report{Open: true}}, four + " " + inner},
+		{"IPv6 came by a tunnel before", pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1", "fd66::1"), Subnets: all}, report: tunnel.Report{Open: true}}, four + " " + inner},
+		{"a network is new", pilotState{open: true, asked: tunnel.Admission{Sources: both.Sources, Subnets: all[:2]}, report: tunnel.Report{Open: true}}, four + " " + six},
 		{"no IPv6", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{IPv6: true, Error: "a\nstranger"}}}}, four + " " + inner},
 		{"one network is deaf", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Deaf: []netip.Prefix{netip.MustParsePrefix(inner)}}}, four + " " + six},
 		{"no IPv4", pilotState{open: true, asked: both, report: tunnel.Report{Open: true, Closed: []tunnel.Closed{{Error: "a\nstranger"}}}}, six},
@@ -54,6 +57,48 @@ func TestOpenBySubnet(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A question for a name waits, within its patience, while the VM is asked to let a new network's packets through: its containers
+// get their names right after.
+func TestNewSubnetIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := netip.MustParsePrefix("172.17.0.0/25"), netip.MustParsePrefix("172.17.0.128/25") // too small for reverse names
+		w := newWatched(EngineConfig{}, slog.New(slog.DiscardHandler))
+		w.up, w.listed, w.reach = true, true, platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Source: addrs("192.168.99.1")[0]}
+		a := &Agent{journal: &journal{}, names: newDirectory(nil), wake: make(chan struct{}, 1), passed: make(chan struct{}), engines: []*watched{w}}
+		a.setEngines(a.engines)
+		a.asking.out.Store(asks)
+		ask := func(subnets ...netip.Prefix) {
+			a.reported(w, pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1"), Subnets: subnets}, report: tunnel.Report{Open: true}})
+			a.pass(t.Context())
+		}
+		a.subnets = []Subnet{{Prefix: old, State: Installed}}
+		ask(old)
+		if !a.nothingNew() || !a.settled() {
+			t.Fatal("waits, but for what?")
+		}
+		a.subnets = append(a.subnets, Subnet{Prefix: fresh, State: Installed})
+		a.mark(dirty{names: true})
+		a.pass(t.Context())
+		if a.nothingNew() || a.settled() {
+			t.Error("the VM was not asked yet")
+		}
+		answered := false
+		go func() {
+			a.unknown(t.Context(), "web.other")
+			answered = true
+		}()
+		synctest.Wait()
+		if answered {
+			t.Error("denied before the VM was asked")
+		}
+		ask(old, fresh)
+		synctest.Wait()
+		if !answered || !a.nothingNew() || !a.settled() {
+			t.Error("waits though the VM has answered")
+		}
+	})
 }
 
 // Every container without a name that could be reached is listed, with what keeps it apart.
@@ -98,7 +143,7 @@ func TestUnreached(t *testing.T) {
 	if d := cmp.Diff([]string{"both", "good", "host", "lan", "swarm"}, list()); d != "" {
 		t.Errorf("while the VM is closed -want +got:\n%s", d)
 	}
-	w.pilot = pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1")}, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
+	w.pilot = pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1"), Subnets: w.networks[0].Subnets}, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
 	if d := cmp.Diff([]string{"lan", "swarm"}, list()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}

@@ -83,7 +83,7 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 	for ctx.Err() == nil {
 		a.mu.Lock()
 		passed := a.passed
-		busy := asked != nil || a.dirty != (dirty{})
+		busy := asked != nil || a.due.Load()
 		for _, w := range a.engines {
 			busy = busy || w.eng.Pending() || len(w.changed) > 0
 		}

@@ -858,7 +858,7 @@ func TestWatchHurry(t *testing.T) {
 		next(w, r)
 	})
 	w.e.Hurry()
-	w.until("it is listened to anew", func() bool { return subscribed.Load() == 1 })
+	w.until("it is listened to and listed anew", func() bool { return subscribed.Load() == 1 && w.fulls == 2 })
 	d.untilSubscribed()
 	if len(w.downs) != 1 {
 		t.Errorf("said to be lost: %v", w.downs[1:])
