@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,38 +20,47 @@ import (
 	"github.com/fairlead-dev/fairlead/dnsserver"
 )
 
-// crowded is an engine that does nothing but start containers, many at once. What it says is made as cheaply as can be.
+// crowded is an engine that does nothing but start containers, many at once. What it says is ready before it is asked.
 type crowded struct {
 	mu      sync.Mutex
-	listed  []string             // of the list, as JSON
-	byID    map[string]string    // the same as an inspect
-	joined  map[string]string    // id: its place in the network, as JSON
+	byID    map[string]string    // inspects
+	list    string               // of containers
+	joined  string               // what its network has of containers
 	streams map[chan string]bool // of events
 }
 
 func crowdAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 213, byte(i >> 8), byte(i)}) }
 
-// start starts containers from PREFIX-0 on at once, and tells of it.
-func (e *crowded) start(prefix string, from, n int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var all strings.Builder
+// starting makes a function that starts containers PREFIX-0 and on at once, beside those that run, and tells of it.
+func (e *crowded) starting(prefix string, from, n int) (start func()) {
+	var list, joined, events strings.Builder
+	byID := maps.Clone(e.byID)
 	event := func(action, id, name string) {
-		fmt.Fprintf(&all, `{"Type":"container","Action":%q,"Actor":{"ID":%q,"Attributes":{"name":%q,"image":"nginx"}},"timeNano":%d}`+"\n", action, id, name, time.Now().UnixNano())
+		fmt.Fprintf(&events, `{"Type":"container","Action":%q,"Actor":{"ID":%q,"Attributes":{"name":%q,"image":"nginx"}},"timeNano":%d}`+"\n", action, id, name, time.Now().UnixNano())
+	}
+	comma := ""
+	if len(byID) > 0 {
+		comma = ","
 	}
 	for i := range n {
 		name := fmt.Sprintf("%s-%d", prefix, i)
 		id := fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
 		networks := fmt.Sprintf(`"NetworkSettings":{"Networks":{"bridge":{"NetworkID":"n1","IPAddress":"%v"}}}`, crowdAddr(from+i))
-		e.listed = append(e.listed, fmt.Sprintf(`{"Id":%q,"Names":["/%s"],"Image":"nginx","Labels":{},"State":"running","Status":"Up 1 second","Ports":[],"HostConfig":{"NetworkMode":"bridge"},%s}`, id, name, networks))
-		e.byID[id] = fmt.Sprintf(`{"Id":%q,"Name":"/%s","State":{"Status":"running"},"Config":{"Image":"nginx","Hostname":%q,"Labels":{}},"HostConfig":{"NetworkMode":"bridge"},%s}`, id, name, name, networks)
-		e.joined[id] = fmt.Sprintf(`%q:{"Name":%q,"IPv4Address":"%v/16"}`, id, name, crowdAddr(from+i))
+		fmt.Fprintf(&list, `%s{"Id":%q,"Names":["/%s"],"Image":"nginx","Labels":{},"State":"running","Status":"Up 1 second","Ports":[],"HostConfig":{"NetworkMode":"bridge"},%s}`, comma, id, name, networks)
+		byID[id] = fmt.Sprintf(`{"Id":%q,"Name":"/%s","State":{"Status":"running"},"Config":{"Image":"nginx","Hostname":%q,"Labels":{}},"HostConfig":{"NetworkMode":"bridge"},%s}`, id, name, name, networks)
+		fmt.Fprintf(&joined, `%s%q:{"Name":%q,"IPv4Address":"%v/16"}`, comma, id, name, crowdAddr(from+i))
 		event("create", id, name)
-		fmt.Fprintf(&all, `{"Type":"network","Action":"connect","Actor":{"ID":"n1","Attributes":{"container":%q,"name":"bridge","type":"bridge"}},"timeNano":%d}`+"\n", id, time.Now().UnixNano())
+		fmt.Fprintf(&events, `{"Type":"network","Action":"connect","Actor":{"ID":"n1","Attributes":{"container":%q,"name":"bridge","type":"bridge"}},"timeNano":%d}`+"\n", id, time.Now().UnixNano())
 		event("start", id, name)
+		comma = ","
 	}
-	for s := range e.streams {
-		s <- all.String()
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.byID, e.list, e.joined = byID, e.list+list.String(), e.joined+joined.String()
+		for s := range e.streams {
+			s <- events.String()
+		}
 	}
 }
 
@@ -69,13 +79,9 @@ func (e *crowded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "networks":
 		fmt.Fprintf(w, "["+network+"]", "")
 	case path == "networks/n1":
-		var all []string
-		for _, j := range e.joined {
-			all = append(all, j)
-		}
-		fmt.Fprintf(w, network, strings.Join(all, ","))
+		fmt.Fprintf(w, network, e.joined)
 	case path == "containers/json":
-		fmt.Fprint(w, "[", strings.Join(e.listed, ","), "]")
+		fmt.Fprint(w, "[", e.list, "]")
 	case path == "events":
 		events := make(chan string, 64)
 		e.streams[events] = true
@@ -130,7 +136,7 @@ func BenchmarkBurst(b *testing.B) {
 
 func burst(b *testing.B, n int) (took, list time.Duration) {
 	dir := b.TempDir()
-	e := &crowded{byID: map[string]string{}, joined: map[string]string{}, streams: map[chan string]bool{}}
+	e := &crowded{byID: map[string]string{}, streams: map[chan string]bool{}}
 	socket, err := net.Listen("unix", filepath.Join(dir, "engine"))
 	if err != nil {
 		b.Fatal(err)
@@ -149,7 +155,7 @@ func burst(b *testing.B, n int) (took, list time.Duration) {
 		Domains: []string{"docker"}, DNSListen: dns, Resolver: "none", TTL: time.Second, Negative: time.Second, Patience: 250 * time.Millisecond,
 		StateDir: filepath.Join(dir, "state"), Control: filepath.Join(dir, "control"),
 	}
-	e.start("old", 1, 100)
+	e.starting("old", 1, 100)()
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error)
 	go func() { ended <- Run(ctx, cfg, slog.New(slog.DiscardHandler), "bench", func() {}) }()
@@ -173,9 +179,10 @@ func burst(b *testing.B, n int) (took, list time.Duration) {
 	for i := range 100 {
 		until(fmt.Sprintf("old-%d.docker", i), 1+i)
 	}
+	start := e.starting("new", 101, n)
 	time.Sleep(500 * time.Millisecond) // what follows a start is over
 	began := time.Now()
-	e.start("new", 101, n)
+	start()
 	for i := n - 1; i >= 0; i -= n / 50 { // as few questions as do, for they take their time
 		until(fmt.Sprintf("new-%d.docker", i), 101+i)
 	}

@@ -74,27 +74,92 @@ func (c *connection) ask(ctx context.Context, method, path string, query url.Val
 	return nil, err
 }
 
-// buffers are for what inspects tell.
+// buffers are for answers that are read as a whole.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// inspect looks at one container, by its name or id. live tells whether it runs, is paused or is being started again.
-func (c *connection) inspect(ctx context.Context, id string) (found Container, live bool, err error) {
-	body, err := c.get(ctx, "/containers/"+id+"/json", nil)
+// whole has do called with all that lies at a path, which is valid until do returns.
+func (c *connection) whole(ctx context.Context, path string, do func(answer []byte)) error {
+	body, err := c.get(ctx, path, nil)
 	if err != nil {
-		return Container{}, false, err
+		return err
 	}
 	defer body.Close()
 	answer := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(answer)
 	answer.Reset()
 	if _, err := answer.ReadFrom(body); err != nil {
+		return err
+	}
+	do(answer.Bytes())
+	return nil
+}
+
+// inspect looks at one container, by its name or id. live tells whether it runs, is paused or is being started again.
+func (c *connection) inspect(ctx context.Context, id string) (found Container, live bool, err error) {
+	ok := false
+	if err := c.whole(ctx, "/containers/"+id+"/json", func(answer []byte) { found, live, ok = containerOfInspect(answer) }); err != nil {
 		return Container{}, false, err
 	}
-	found, live, ok := containerOfInspect(answer.Bytes())
 	if !ok {
 		return Container{}, false, errors.New("the answer is no container")
 	}
 	return found, live, nil
+}
+
+// attachments asks a network how containers are attached to it, by their ids: of all that are, or of some.
+func (c *connection) attachments(ctx context.Context, network string, of []string) (found map[string]Attachment, err error) {
+	err = c.whole(ctx, "/networks/"+network, func(answer []byte) { found = attachmentsIn(answer, of) })
+	return found, err
+}
+
+// attachmentsIn reads what an inspect of a network tells of its containers. Source: Engine API, NetworkInspect.
+func attachmentsIn(answer []byte, of []string) map[string]Attachment {
+	var id, name string
+	var all []byte
+	for k, v := range members(answer) {
+		switch string(k) {
+		case `"Id"`:
+			id = text(v)
+		case `"Name"`:
+			name = text(v)
+		case `"Containers"`:
+			all = v
+		}
+	}
+	wanted := make(map[string]bool, len(of))
+	for _, c := range of {
+		wanted[c] = true
+	}
+	found := make(map[string]Attachment, len(of))
+	for c, v := range members(all) {
+		if c := text(c); of == nil || wanted[c] {
+			found[c] = attachmentFrom(id, name, v)
+		}
+	}
+	return found
+}
+
+func attachmentFrom(id, name string, endpoint []byte) Attachment {
+	a := Attachment{NetworkID: id, Network: name}
+	var v4, v6 string
+	for k, v := range members(endpoint) {
+		switch string(k) {
+		case `"IPv4Address"`:
+			v4, _, _ = strings.Cut(text(v), "/")
+		case `"IPv6Address"`:
+			v6, _, _ = strings.Cut(text(v), "/")
+		}
+	}
+	a.setAddrs(v4, v6)
+	return a
+}
+
+func (a *Attachment) setAddrs(all ...string) {
+	for _, s := range all {
+		if ip, ok := addrOf(s); ok {
+			a.Addrs = append(a.Addrs, ip)
+		}
+	}
 }
 
 // listOne gives what the engine lists of one container; ok is false where it lists none.
@@ -284,11 +349,7 @@ func attachmentOf(network string, endpoint []byte) Attachment {
 			}
 		}
 	}
-	for _, s := range []string{v4, v6} {
-		if ip, ok := addrOf(s); ok {
-			a.Addrs = append(a.Addrs, ip)
-		}
-	}
+	a.setAddrs(v4, v6)
 	return a
 }
 
@@ -316,39 +377,46 @@ func eachElement(r io.Reader, do func(element []byte)) error {
 				return errors.Join(errNoList, err)
 			}
 		}
-		if c != '{' {
-			return errNoList
-		}
-		element = append(element[:0], c)
-		for depth, quoted, escaped := 1, false, false; depth > 0; {
-			chunk, err := in.Peek(max(1, in.Buffered()))
-			if len(chunk) == 0 {
-				return errors.Join(errNoList, err)
-			}
-			n := 0
-			for n < len(chunk) && depth > 0 {
-				c := chunk[n]
-				n++
-				switch {
-				case escaped:
-					escaped = false
-				case c == '"':
-					quoted = !quoted
-				case quoted:
-					escaped = c == '\\'
-				case c == '{' || c == '[':
-					depth++
-				case c == '}' || c == ']':
-					depth--
-				}
-			}
-			if element = append(element, chunk[:n]...); len(element) > maxAnswer {
-				return errors.New("one container's description has no end")
-			}
-			in.Discard(n)
+		if element, err = object(in, append(element[:0], c)); err != nil {
+			return errors.Join(errNoList, err)
 		}
 		do(element)
 	}
+}
+
+// object reads on to the end of the JSON object of which told is the first byte, and adds that to it.
+func object(in *bufio.Reader, told []byte) ([]byte, error) {
+	if told[0] != '{' {
+		return told, errors.New("this is no object")
+	}
+	for depth, quoted, escaped := 1, false, false; depth > 0; {
+		chunk, err := in.Peek(max(1, in.Buffered()))
+		if len(chunk) == 0 {
+			return told, err
+		}
+		n := 0
+		for n < len(chunk) && depth > 0 {
+			c := chunk[n]
+			n++
+			switch {
+			case escaped:
+				escaped = false
+			case c == '"':
+				quoted = !quoted
+			case quoted:
+				escaped = c == '\\'
+			case c == '{' || c == '[':
+				depth++
+			case c == '}' || c == ']':
+				depth--
+			}
+		}
+		if told = append(told, chunk[:n]...); len(told) > maxAnswer {
+			return told, errors.New("one object's description has no end")
+		}
+		in.Discard(n)
+	}
+	return told, nil
 }
 
 var errNoList = errors.New("the engine's answer is no list of containers")

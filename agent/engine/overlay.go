@@ -3,9 +3,6 @@ package engine
 import (
 	"context"
 	"slices"
-	"strings"
-
-	"github.com/docker/docker/api/types/network"
 )
 
 // gwbridge is the bridge by which containers on a swarm's overlay networks get out of these, and by which alone they are
@@ -26,16 +23,10 @@ func (s *session) wayOut(ctx context.Context, on []Attachment) (o outside) {
 	if overlays == nil || len(*overlays) == 0 || on != nil && !slices.ContainsFunc(on, func(a Attachment) bool { return (*overlays)[a.NetworkID] }) {
 		return o
 	}
-	o.overlays, o.addrs = *overlays, map[string]Attachment{}
+	o.overlays = *overlays
 	ctx, cancel := context.WithTimeout(ctx, s.pace.call)
 	defer cancel()
-	n, err := s.conn.NetworkInspect(ctx, gwbridge, network.InspectOptions{})
-	if err != nil {
-		return o
-	}
-	for id := range n.Containers {
-		o.addrs[id], _ = attachmentIn(n, id)
-	}
+	o.addrs, _ = s.conn.attachments(ctx, gwbridge, nil)
 	return o
 }
 
@@ -66,17 +57,4 @@ func overlaysOf(networks []Network) *map[string]bool {
 		}
 	}
 	return &overlays
-}
-
-// attachmentIn is what a network tells of one of its containers.
-func attachmentIn(n network.Inspect, id string) (a Attachment, ok bool) {
-	e, ok := n.Containers[id]
-	a = Attachment{NetworkID: n.ID, Network: n.Name}
-	for _, s := range []string{e.IPv4Address, e.IPv6Address} {
-		s, _, _ = strings.Cut(s, "/")
-		if ip, ok := addrOf(s); ok {
-			a.Addrs = append(a.Addrs, ip)
-		}
-	}
-	return a, ok
 }

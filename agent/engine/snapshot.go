@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -115,12 +114,6 @@ func comparePrefix(a, b netip.Prefix) int {
 
 func comparePort(a, b Port) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Proto, b.Proto))
-}
-
-func (c *Container) setLabels(all map[string]string) {
-	for _, k := range slices.Sorted(maps.Keys(all)) {
-		c.setLabel(k, all[k])
-	}
 }
 
 // setLabel keeps a label if it is one that Fairlead reads: its own, compose's, or those of other tools for container names. Labels of

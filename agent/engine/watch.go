@@ -1,11 +1,9 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -16,8 +14,6 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/events"
-	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 )
 
@@ -252,32 +248,17 @@ func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) e
 	s := e.newSession(conn, known, sink)
 	s.pending.Store(true)
 	go s.keepPulse(ctx, cancel)
-	opts := events.ListOptions{
-		Filters: filters.NewArgs(filters.Arg("type", string(events.ContainerEventType)), filters.Arg("type", string(events.NetworkEventType))),
-	}
-	if !conn.systemTime.IsZero() {
-		// The engine's clock, not ours; a second earlier closes the gap between its answer header and its subscription.
-		since := conn.systemTime.Add(-time.Second)
-		opts.Since = fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond())
+	since := conn.systemTime
+	if !since.IsZero() { // a second earlier closes the gap between the answer's header and the subscription
+		since = since.Add(-time.Second)
 	}
 	subscribed := make(chan struct{})
 	go func() {
-		stream, errs := conn.Events(ctx, opts) // returns when the answer's header is here
-		close(subscribed)
-		for {
-			select {
-			case m := <-stream:
-				s.hint(m)
-			case err := <-errs:
-				if err == nil || errors.Is(err, io.EOF) {
-					err = errors.New("engine closed its event stream")
-				}
-				cancel(err)
-				return
-			case <-ctx.Done():
-				return
+		cancel(conn.eachEvent(ctx, since, func() { close(subscribed) }, func(e event) {
+			if n, ok := s.noteOf(e); ok {
+				s.note(n)
 			}
-		}
+		}))
 	}()
 
 	select {
@@ -295,44 +276,6 @@ func causeOr(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
-}
-
-// hint notes what an event is about. Podman puts the container's id where Docker has the network's, so either is taken.
-func (s *session) hint(m events.Message) {
-	if m.Actor.ID == "" {
-		return
-	}
-	switch action := string(m.Action); m.Type {
-	case events.ContainerEventType:
-		switch {
-		case strings.HasPrefix(action, "exec_") || action == "top" || action == "resize" || action == "attach":
-			return
-		case action == "create":
-			// An inspect of it may have to wait until it has started, but here are its labels.
-			c := Container{ID: m.Actor.ID, Name: m.Actor.Attributes["name"], Image: m.Actor.Attributes["image"]}
-			c.setLabels(m.Actor.Attributes)
-			s.note(note{what: created, id: m.Actor.ID, born: c})
-		case action == "start" || action == "restart":
-			s.note(note{what: started, id: m.Actor.ID})
-			return
-		case action == "die" && m.TimeNano > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
-			s.note(note{what: died, id: m.Actor.ID})
-		}
-		s.note(note{id: m.Actor.ID})
-	case events.NetworkEventType:
-		c := m.Actor.Attributes["container"]
-		switch m.Action {
-		case events.ActionConnect:
-			if c != "" {
-				s.note(note{what: joined, id: c, network: m.Actor.ID})
-			}
-			s.note(note{id: cmp.Or(c, m.Actor.ID)})
-		case events.ActionDisconnect:
-			s.note(note{what: left, id: cmp.Or(c, m.Actor.ID)})
-		default:
-			s.note(note{what: networksChanged})
-		}
-	}
 }
 
 // note has follow see n.
@@ -757,16 +700,15 @@ func (s *session) peekAt(ctx context.Context, in string, ids []string, peeks cha
 		}()
 		ctx, cancel := context.WithTimeout(ctx, s.pace.call)
 		defer cancel()
-		n, err := s.conn.NetworkInspect(ctx, in, network.InspectOptions{})
+		found, err := s.conn.attachments(ctx, in, ids)
 		if err != nil {
 			return // the look at the container itself will tell
 		}
-		for _, id := range ids {
-			a, ok := attachmentIn(n, id)
-			if !ok {
-				continue
-			}
+		for id, a := range found {
 			c := Container{ID: id}
+			if len(strange) > storm && strange[id] {
+				continue // the list tells
+			}
 			if strange[id] {
 				c, _ = s.conn.listOne(ctx, id, true)
 				c.ID = id
