@@ -47,8 +47,11 @@ type otherName struct {
 // otherTools reads the labels and variables of dnsdock, registrator, skydock, docker-spy, OrbStack and dns-proxy-server.
 // docs/naming.md has a table for each, with its source. It is pure.
 func otherTools(c engine.Container) otherNames {
-	env := map[string]string{}
+	var env map[string]string
 	for _, v := range c.Env {
+		if env == nil {
+			env = map[string]string{}
+		}
 		k, v, _ := strings.Cut(v, "=")
 		env[strings.TrimSpace(k)] = strings.TrimSpace(v)
 	}
@@ -68,6 +71,9 @@ func otherTools(c engine.Container) otherNames {
 		o.names = append(o.names, otherName{tool: orbStack, name: n})
 	}
 	for _, name := range []string{"http", "https"} {
+		if len(c.Labels) == 0 {
+			break
+		}
 		if n, err := strconv.ParseUint(c.Labels["dev.orbstack."+name+"-port"], 10, 16); err == nil && n > 0 {
 			o.services[engine.Port{Number: uint16(n), Proto: "tcp"}] = name
 		}

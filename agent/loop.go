@@ -33,8 +33,8 @@ const (
 	downTimeout = 20 * time.Second // for taking everything back at the end
 
 	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while the first names are waited for.
-	garbageAtStart, garbage = 200, 15         // percent of what is kept
-	calm                    = 2 * time.Second // without many new containers, and what loading them took is given back
+	garbageAtStart, garbageMeanwhile, garbage = 200, 30, 15     // percent of what is kept; meanwhile many containers come
+	calm                                      = 2 * time.Second // without many new containers, and what loading them took is given back
 )
 
 // Agent is the desired and the seen state of this host, and the loop that makes them one.
@@ -385,8 +385,8 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	a.wakeWaiting()
 }
 
-// grow has the collector leave some megabytes of garbage lie about, however much is kept, and gives back what loading many containers
-// took. Most of what is kept has no pointers, so that looking for garbage often costs little.
+// grow has the collector leave some megabytes of garbage lie about, however much is kept, more while many containers come, and gives back
+// what loading them took.
 func (a *Agent) grow(w *watched) {
 	const some = 1 << 12
 	n := w.containers.Len()
@@ -397,7 +397,7 @@ func (a *Agent) grow(w *watched) {
 	a.shrunk = 0
 	a.shrink.Reset(calm)
 	a.garbage = max(5, min(garbage, 100*some/n))
-	debug.SetGCPercent(a.garbage)
+	debug.SetGCPercent(garbageMeanwhile)
 }
 
 // calmed gives back what loading took, and 4, 12 and 28 s later what the inspects that follow it took.
@@ -774,8 +774,8 @@ func (a *Agent) passNames(all bool) {
 				}
 				return crowded[n]
 			})
-			maps.Copy(update, a.names.records(names, a.cfg.Domains)) // now, while the directory remembers this container's claims
-			if len(update) > 1<<12 {                                 // else all of them would lie about at once
+			a.names.records(update, names, a.cfg.Domains) // now, while the directory remembers this container's claims
+			if len(update) > 1<<9 {                       // else all of them would lie about at once
 				a.publish(update)
 			}
 		}
@@ -796,7 +796,7 @@ func (a *Agent) passNames(all bool) {
 		}
 	}
 	if len(crowded) > 0 {
-		maps.Copy(update, a.names.records(slices.Collect(maps.Keys(crowded)), a.cfg.Domains))
+		a.names.records(update, slices.Collect(maps.Keys(crowded)), a.cfg.Domains)
 	}
 	a.publish(update)
 }

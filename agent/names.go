@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash/maphash"
-	"maps"
 	"net/netip"
 	"slices"
 	"sort"
@@ -87,7 +86,7 @@ type claim struct {
 // card is what else a container's names answer. All its claims share one.
 type card struct {
 	services []service
-	txt      []string
+	txt      []string      // sorted
 	ttl      time.Duration // as in dnsserver.Record
 }
 
@@ -117,7 +116,7 @@ func claims(at place, c engine.Container) []claim {
 	if at.reachable == nil || isTrue(c.Labels["fairlead.ignore"]) || other.hide {
 		return nil
 	}
-	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other), claims: make([]claim, 0, 12)}
+	b := claimant{at: at, fit: fitness(c), more: cardOf(at, c, other), claims: make([]claim, 0, 6+2*len(c.Endpoints))}
 	var all []netip.Addr
 	if c.HostNetwork && at.vm.IsValid() {
 		all = append(all, at.vm)
@@ -356,7 +355,7 @@ func composed(c engine.Container) (service, project string, ok bool) {
 
 // cardOf gives what the TXT and SRV records of a container's names say.
 func cardOf(at place, c engine.Container, other otherNames) *card {
-	d := &card{ttl: other.ttl, services: services(c, other)}
+	d := &card{ttl: other.ttl, services: services(c, other), txt: make([]string, 0, 6)}
 	if ttl, ok := seconds(c.Labels["fairlead.ttl"]); ok {
 		d.ttl = ttl
 	}
@@ -367,6 +366,7 @@ func cardOf(at place, c engine.Container, other otherNames) *card {
 			d.txt = append(d.txt, text[:min(len(text), 255)])
 		}
 	}
+	slices.Sort(d.txt)
 	return d
 }
 
@@ -427,6 +427,9 @@ var wellKnown = map[engine.Port]string{
 
 // seconds reads a TTL, as dnsserver.Record has it. What is no number, or negative, is none.
 func seconds(s string) (time.Duration, bool) {
+	if s == "" { // as nearly always
+		return 0, false
+	}
 	n, err := strconv.Atoi(s)
 	switch {
 	case err != nil || n < 0:
@@ -449,6 +452,9 @@ func listed(s string) []string {
 }
 
 func isTrue(s string) bool {
+	if s == "" {
+		return false
+	}
 	b, err := strconv.ParseBool(strings.TrimSpace(s))
 	return err == nil && b
 }
@@ -660,15 +666,15 @@ func (d *directory) sole(name string) (h *held) {
 
 // put replaces all claims of owner, which were old, and returns the names that may have changed.
 func (d *directory) put(o owner, old, now []claim) []string {
-	changed := map[string]bool{}
+	changed := make([]string, 0, len(old)+len(now))
 	moved := map[owner]bool{} // whose services and addresses may have to point at another name
 	d.now, d.last = remembered{o, old}, remembered{}
 	for _, cs := range [][]claim{old, now} {
 		for _, c := range cs {
-			if c.deny != "" || changed[c.name] {
+			if c.deny != "" {
 				continue
 			}
-			changed[c.name] = true
+			changed = append(changed, c.name)
 			if _, put := d.published[c.name]; put {
 				continue
 			}
@@ -700,7 +706,7 @@ func (d *directory) put(o owner, old, now []claim) []string {
 		}
 	}
 	d.now.claims = now
-	for n := range changed {
+	for _, n := range changed {
 		for h := range d.shared[n].all {
 			if h.rank.kind() > byName {
 				break
@@ -711,10 +717,13 @@ func (d *directory) put(o owner, old, now []claim) []string {
 	delete(moved, o)
 	for other := range moved {
 		for _, c := range d.of(other) {
-			changed[c.name] = changed[c.name] || c.deny == ""
+			if c.deny == "" {
+				changed = append(changed, c.name)
+			}
 		}
 	}
-	return slices.Sorted(maps.Keys(changed))
+	slices.Sort(changed)
+	return slices.Compact(changed)
 }
 
 func (d *directory) insert(name string, h *held) {
@@ -853,10 +862,9 @@ func (d *directory) has(o owner, name string) bool {
 	return slices.ContainsFunc(d.holder(name).has, func(h *held) bool { return h.owner == o })
 }
 
-// records are what the names answer now, whole, as Zone.Update takes them: nil for nothing. Every name is given in each
+// records adds to out what the names answer now, whole, as Zone.Update takes them: nil for nothing. Every name is given in each
 // domain, except where a longer one of the domains has it in itself. With a name go the services that its holders have.
-func (d *directory) records(names, domains []string) map[string]*dnsserver.Record {
-	out := make(map[string]*dnsserver.Record, len(names)*len(domains))
+func (d *directory) records(out map[string]*dnsserver.Record, names, domains []string) {
 	for _, n := range names {
 		given := d.published[n]
 		delete(d.published, n)
@@ -865,13 +873,19 @@ func (d *directory) records(names, domains []string) map[string]*dnsserver.Recor
 			continue
 		}
 		h := d.holder(n)
-		services := map[string]bool{} // true for those that are there now
+		var services map[string]bool // true for those that are there now
+		note := func(service string, there bool) {
+			if services == nil {
+				services = map[string]bool{}
+			}
+			services[service] = there
+		}
 		for _, s := range given {
-			services[s] = false
+			note(s, false)
 		}
 		for _, c := range h.has {
 			for _, s := range c.more.list() {
-				services[s.name] = true
+				note(s.name, true)
 			}
 		}
 		for _, domain := range domains {
@@ -888,7 +902,6 @@ func (d *directory) records(names, domains []string) map[string]*dnsserver.Recor
 			}
 		}
 	}
-	return out
 }
 
 // record is what an ordinary name answers, and every name below it that does not exist.
@@ -896,7 +909,12 @@ func (h holder) record() *dnsserver.Record {
 	if len(h.has) == 0 {
 		return nil
 	}
-	r := &dnsserver.Record{Addrs: h.addrs(), TTL: h.ttl(), Wildcard: true}
+	r := &dnsserver.Record{TTL: h.ttl(), Wildcard: true}
+	if one := h.has[0]; len(h.has) == 1 && one.more != nil {
+		r.Addrs, r.TXT = one.addrs, one.more.txt
+		return r
+	}
+	r.Addrs = h.addrs()
 	for _, c := range h.has {
 		if c.more != nil {
 			r.TXT = append(r.TXT, c.more.txt...)

@@ -287,6 +287,12 @@ func (r *register) put(word string, cs []claim) []string {
 	return r.directory.put(o, old, cs)
 }
 
+func (r *register) records(names, domains []string) map[string]*dnsserver.Record {
+	out := map[string]*dnsserver.Record{}
+	r.directory.records(out, names, domains)
+	return out
+}
+
 // all are the names that somebody has claimed.
 func (r *register) all() []string {
 	names := map[string]bool{}

@@ -2,9 +2,7 @@ package dnsserver
 
 import (
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 )
 
 // ReverseName is the name whose PTR record belongs to the address: "2.0.17.172.in-addr.arpa" (RFC 1035, 3.5), or 32 nibbles
@@ -45,20 +43,18 @@ func ReverseDomains(prefix netip.Prefix) []string {
 
 // reverse names the first bits of an address, a whole number of labels.
 func reverse(addr netip.Addr, bits int) string {
-	var labels []string
-	for _, b := range addr.AsSlice() {
-		if addr.Is4() {
-			labels = append(labels, strconv.Itoa(int(b)))
-		} else {
-			labels = append(labels, strconv.FormatUint(uint64(b>>4), 16), strconv.FormatUint(uint64(b&15), 16))
-		}
-	}
-	suffix := "in-addr.arpa"
+	name := make([]byte, 0, 80)
 	if addr.Is4() {
-		labels = labels[:bits/8]
-	} else {
-		labels, suffix = labels[:bits/4], "ip6.arpa"
+		all := addr.As4()
+		for i := bits/8 - 1; i >= 0; i-- {
+			name = append(strconv.AppendUint(name, uint64(all[i]), 10), '.')
+		}
+		return string(append(name, "in-addr.arpa"...))
 	}
-	slices.Reverse(labels)
-	return strings.Join(append(labels, suffix), ".")
+	all := addr.As16()
+	for i := bits/4 - 1; i >= 0; i-- {
+		nibble := all[i/2] >> (4 * (1 - i%2)) & 15
+		name = append(strconv.AppendUint(name, uint64(nibble), 16), '.')
+	}
+	return string(append(name, "ip6.arpa"...))
 }

@@ -233,7 +233,8 @@ func (z *Zone) Denied(name string) bool {
 		return false
 	}
 	now := z.denied.now()
-	for b := appendName(nil, name); b[0] != 0; b = above(b) {
+	var room [256]byte
+	for b := appendName(room[:0], name); b[0] != 0; b = above(b) {
 		hash := hashOf(b)
 		v := z.denied.place(hash).Load()
 		age := (now - v) & (1<<24 - 1)

@@ -257,7 +257,7 @@ func (z *Zone) flush(t *table) *table {
 		}
 		t = z.put(t, names, first.apex, rrs(first), first.kind)
 	}
-	if z.batch, z.text = z.batch[:0], z.text[:0]; cap(z.batch) > maxNames {
+	if z.batch, z.text = z.batch[:0], z.text[:0]; cap(z.batch) > 1<<10 || cap(z.text) > 1<<17 {
 		z.batch, z.text = nil, nil // changes are mostly small
 	}
 	return t
@@ -431,8 +431,15 @@ func compareSRV(a, b SRV) int {
 		cmp.Compare(a.Port, b.Port), cmp.Compare(a.Target, b.Target))
 }
 
-// set gives a sorted copy with each element once.
+// set gives the elements sorted and each once, in a copy unless they are so.
 func set[T comparable](s []T, compare func(a, b T) int) []T {
+	ordered := true
+	for i := 1; i < len(s); i++ {
+		ordered = ordered && compare(s[i-1], s[i]) < 0
+	}
+	if ordered {
+		return s
+	}
 	s = slices.Clone(s)
 	slices.SortFunc(s, compare)
 	return slices.Compact(s)

@@ -46,7 +46,7 @@ func (s *Store) Take(u Update) {
 
 const (
 	lookers   = 8                      // parallel inspects
-	perBatch  = 256                    // containers that are told at once
+	perBatch  = 128                    // containers that are told at once
 	storm     = 64                     // hints that may wait for a looker; with more, a list costs less
 	stormRest = 5 * time.Millisecond   // without a hint, and a storm is over
 	stormMax  = 100 * time.Millisecond // that a storm is waited for
