@@ -250,7 +250,8 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	a.setEngines(slices.DeleteFunc(slices.Clone(a.engines), func(o *watched) bool { return o == w }))
 	// A VM that is gone has nothing open; a twin's is the other's.
 	if err := a.journal.change(func(d *journalDoc) {
-		d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e == w.cfg.Endpoint })
+		is := func(e engine.Endpoint) bool { return e == w.cfg.Endpoint }
+		d.Pilots, d.Refused = slices.DeleteFunc(slices.Clone(d.Pilots), is), slices.DeleteFunc(slices.Clone(d.Refused), is)
 	}); err != nil {
 		a.problem("journal", err)
 	}

@@ -33,7 +33,8 @@ type journalDoc struct {
 	Boot     string            `json:"boot"`     // routes of another boot are gone by themselves
 	Routes   []ownedRoute      `json:"routes"`
 	Resolver []resolver.Item   `json:"resolver"`
-	Pilots   []engine.Endpoint `json:"pilots"` // engines whose VM may have something of ours
+	Pilots   []engine.Endpoint `json:"pilots"`            // engines whose VM may have something of ours
+	Refused  []engine.Endpoint `json:"refused,omitempty"` // those of them that have let no pilot run so far
 	Replaced []replacedFile    `json:"replaced,omitempty"`
 	TakenOut []routes.Saved    `json:"takenOut,omitempty"` // rows that somebody made by hand, to be put back
 }

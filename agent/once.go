@@ -176,20 +176,27 @@ func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {
 	defer a.piloting.Unlock()
 	instance := a.instance()
 	a.mu.Lock()
-	pilots := slices.Clone(a.journal.doc.Pilots)
+	pilots, refused := slices.Clone(a.journal.doc.Pilots), slices.Clone(a.journal.doc.Refused)
 	a.mu.Unlock()
 	for _, ep := range pilots {
 		what := "forwarding in the VM of engine " + ep.Name
-		err := releasePilot(ctx, engine.New(ep, a.log), instance)
+		eng := engine.New(ep, a.log)
+		err := releasePilot(ctx, eng, instance)
+		if errors.Is(err, engine.ErrRefused) && slices.Contains(refused, ep) { // as ever: there is nothing but the image
+			err = eng.RemovePilot(ctx, instance)
+		}
 		if err != nil {
-			u.left(what, &Problem{Err: err, Hint: "start the engine and run: fairlead teardown-network"})
+			hint := "start the engine and run: fairlead teardown-network"
+			if errors.Is(err, engine.ErrRefused) {
+				hint = Explain(err).Hint + "; then: fairlead teardown-network"
+			}
+			why, _, _ := strings.Cut(err.Error(), "; hint: ")
+			u.left(what, &Problem{Err: errors.New(why), Hint: hint})
 			continue
 		}
-		a.mu.Lock()
-		u.left("the journal", a.journal.change(func(d *journalDoc) {
-			d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e == ep })
+		u.left("the journal", a.notePilot(func(d *journalDoc) {
+			d.Pilots, d.Refused = except(d.Pilots, ep.Name), except(d.Refused, ep.Name)
 		}))
-		a.mu.Unlock()
 		u.Done = append(u.Done, what)
 	}
 }

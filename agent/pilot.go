@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -103,6 +104,7 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 	var idle time.Time  // when a pilot was last needed
 	var asked time.Time // when it was last told what to admit
 	pause, again := pilotBackoffMin, askAgainMin
+	said := "" // what went wrong last
 	defer func() {
 		if p.kind == platform.Gateway && p.admitted.Sources != nil && a.succeeded() {
 			a.leavePilot(w, p.admitted)
@@ -157,14 +159,17 @@ func (a *Agent) keepPilot(ctx context.Context, w *watched) {
 			asked = time.Now()
 			var r tunnel.Report
 			if r, err = a.admit(ctx, w, p.lease, want, around); err == nil {
-				p.admitted, pause = want, pilotBackoffMin
+				p.admitted, pause, said = want, pilotBackoffMin, ""
 				p, around = a.avoid(w, p, around, r)
 			}
 		}
 		a.piloting.RUnlock()
 
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("pilot", "engine", w.cfg.Name, "err", err)
+			if news := err.Error(); news != said {
+				a.log.Warn("pilot", "engine", w.cfg.Name, "err", err)
+				said = news
+			}
 			retry = time.After(pause)
 			pause = min(2*pause, pilotBackoffMax)
 			select { // what was poked above waits for the pause, too
@@ -328,13 +333,10 @@ func (a *Agent) startPilot(ctx context.Context, w *watched, p pilot, inject bool
 			}
 		}
 	}()
-	if err := a.journalPilot(w); err != nil {
-		return pilot{}, err
-	}
 	start, cancel := context.WithTimeout(ctx, pilotTimeout)
 	defer cancel()
 	instance := a.instance()
-	stream, err := w.eng.StartPilot(start, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: tunneled, Inject: inject, Succeeds: p.kind == platform.Gateway})
+	stream, err := a.runPilot(start, w, engine.Pilot{Instance: instance, Args: []string{"lead"}, Tunnel: tunneled, Inject: inject, Succeeds: p.kind == platform.Gateway})
 	if err != nil {
 		return pilot{}, err
 	}
@@ -397,13 +399,38 @@ func (a *Agent) instance() string {
 	return a.journal.doc.Instance
 }
 
-// journalPilot notes that the VM may have something of ours, before it has.
-func (a *Agent) journalPilot(w *watched) error {
+// runPilot starts a pilot. Before, it notes that the VM may have something of ours, and then whether the engine has ever let one run.
+func (a *Agent) runPilot(ctx context.Context, w *watched, p engine.Pilot) (io.ReadWriteCloser, error) {
+	never := true
+	if err := a.notePilot(func(d *journalDoc) {
+		pilots, refused := except(d.Pilots, w.cfg.Name), except(d.Refused, w.cfg.Name)
+		never = len(pilots) == len(d.Pilots) || len(refused) < len(d.Refused)
+		d.Pilots = append(pilots, w.cfg.Endpoint)
+	}); err != nil {
+		return nil, err
+	}
+	stream, err := w.eng.StartPilot(ctx, p)
+	if refused := errors.Is(err, engine.ErrRefused); err == nil || refused && never {
+		if err := a.notePilot(func(d *journalDoc) {
+			if d.Refused = except(d.Refused, w.cfg.Name); refused {
+				d.Refused = append(d.Refused, w.cfg.Endpoint)
+			}
+		}); err != nil {
+			a.log.Warn("the journal", "err", err) // which says no less than before
+		}
+	}
+	return stream, err
+}
+
+func (a *Agent) notePilot(change func(*journalDoc)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.journal.change(func(d *journalDoc) {
-		d.Pilots = append(slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e.Name == w.cfg.Name }), w.cfg.Endpoint)
-	})
+	return a.journal.change(change)
+}
+
+// except is a list of engines without the one of that name.
+func except(list []engine.Endpoint, name string) []engine.Endpoint {
+	return slices.DeleteFunc(slices.Clone(list), func(e engine.Endpoint) bool { return e.Name == name })
 }
 
 func (a *Agent) admit(ctx context.Context, w *watched, lease *tunnel.Lease, want tunnel.Admission, around detour) (tunnel.Report, error) {
@@ -438,24 +465,17 @@ func (a *Agent) dropPilot(ctx context.Context, w *watched) error {
 	if err := w.eng.RemovePilot(ctx, a.instance()); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.journal.change(func(d *journalDoc) {
-		d.Pilots = slices.DeleteFunc(slices.Clone(d.Pilots), func(e engine.Endpoint) bool { return e.Name == w.cfg.Name })
-	})
+	return a.notePilot(func(d *journalDoc) { d.Pilots, d.Refused = except(d.Pilots, w.cfg.Name), except(d.Refused, w.cfg.Name) })
 }
 
 // holdPilot opens the VM's forwarding and leaves it open when this process ends, until teardown-network.
 func (a *Agent) holdPilot(ctx context.Context, w *watched, want tunnel.Admission) error {
-	if err := a.journalPilot(w); err != nil {
-		return err
-	}
 	arg, err := json.Marshal(want)
 	if err != nil {
 		return err
 	}
 	// Always a new one: its report is the proof that the VM is open now.
-	stream, err := w.eng.StartPilot(ctx, engine.Pilot{Instance: want.Tag, Args: []string{"hold", string(arg)}, Hold: true, Succeeds: true})
+	stream, err := a.runPilot(ctx, w, engine.Pilot{Instance: want.Tag, Args: []string{"hold", string(arg)}, Hold: true, Succeeds: true})
 	if err != nil {
 		return err
 	}

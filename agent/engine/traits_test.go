@@ -42,7 +42,7 @@ func TestExplain(t *testing.T) {
 		hint   string
 	}{
 		{"authorization plugin", traits{}, "Error response from daemon: authorization denied by plugin casbin-authz-plugin: Access denied by casbin plugin", "authorization plugin", PilotLabel},
-		{"Docker Desktop's isolation", traits{}, "Error response from daemon: failed to create task for container: sysbox containers can't share a network namespace with the host", "Enhanced Container Isolation", "Settings"},
+		{"Docker Desktop's isolation", traits{}, "Error response from daemon: failed to create shim task: OCI runtime create failed: error in the container spec: invalid or unsupported container spec: sysbox containers can't share a network namespace with the host (because they use the linux user-namespace for isolation): unknown", "Enhanced Container Isolation", "Settings"},
 		{"sysbox", traits{}, "Error response from daemon: OCI runtime create failed: error in the container spec: invalid namespace config: container spec missing namespaces Set{network}: unknown", "Enhanced Container Isolation", "Settings"},
 		{"userns-remap", traits{userns: true}, "Error response from daemon: cannot share the host's network namespace when user namespaces are enabled", "maps users", "userns-remap"},
 		{"no tun", traits{}, `Error response from daemon: error gathering device information while adding custom device "/dev/net/tun": no such file or directory`, "no /dev/net/tun", "modprobe tun"},
