@@ -36,6 +36,13 @@ func running() (bool, error) {
 	return err == nil && strings.Contains(out, "state = running"), nil // an error: not loaded
 }
 
+// ended tells whether the program has ended since it was loaded, however often it was started.
+func ended() bool {
+	out, err := tell(launchctl, "print", target)
+	_, code, _ := strings.Cut(out, "last exit code = ") // until then it is "(never exited)"
+	return err == nil && code != "" && code[0] >= '0' && code[0] <= '9'
+}
+
 // atBoot is false where the user has switched the service off (System Settings, Login Items).
 func atBoot() (bool, error) {
 	out, err := tell(launchctl, "print-disabled", "system")
@@ -104,14 +111,14 @@ func start() error {
 	if on, err := atBoot(); err == nil && !on {
 		return errors.New("macOS has it switched off (System Settings, General, Login Items); install switches it on")
 	}
-	args := []string{"bootstrap", "system", place}
+	args, fresh := []string{"bootstrap", "system", place}, true
 	if loaded() {
-		args = []string{"kickstart", target}
+		args, fresh = []string{"kickstart", target}, false
 	}
 	if _, err := tell(launchctl, args...); err != nil {
 		return err
 	}
-	if !until(10*time.Second, func() bool { up, _ := running(); return up }) {
+	if !until(10*time.Second, func() bool { up, _ := running(); return up || fresh && ended() }) {
 		return fmt.Errorf("launchd does not run it; its log is %s", logFile)
 	}
 	return nil

@@ -123,13 +123,17 @@ func (s *settings) answers(ctx context.Context, is installer.State) error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	const patience = 20 * time.Second
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		_, err := agent.Dial(ctx, cfg.Control)
 		if err == nil {
 			return nil
 		}
+		if now, look := installer.Look(); look == nil && !now.Running {
+			return explainService(errors.New("the service was started, and has ended"))
+		}
 		if time.Now().After(deadline) {
-			return explainService(fmt.Errorf("the service was started, but does not answer: %w", err))
+			return explainService(fmt.Errorf("the service runs, but has not answered for %v: %w", patience, err))
 		}
 	}
 }

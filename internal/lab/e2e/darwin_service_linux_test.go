@@ -171,7 +171,7 @@ func TestMacService(t *testing.T) {
 	t.Run("one that does not come up", func(t *testing.T) {
 		m := m.in(t)
 		out, errs, code := m.fairlead("install", "--engine", "dev="+vm.URL(), "--dns-listen", "127.0.0.2:55353") // which no Mac has
-		if code != agent.ExitFailed || !strings.Contains(errs, "hint: fairlead logs") {
+		if code != agent.ExitFailed || strings.Contains(errs, "has not answered") || !strings.Contains(errs, "hint: fairlead logs") {
 			t.Errorf("install: exit %d\n%s%s", code, out, errs)
 		}
 		m.does("install"+engine, "it runs")
