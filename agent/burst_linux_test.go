@@ -180,7 +180,7 @@ func burst(b *testing.B, n int) (took, list time.Duration) {
 		until(fmt.Sprintf("old-%d.docker", i), 1+i)
 	}
 	start := e.starting("new", 101, n)
-	time.Sleep(500 * time.Millisecond) // what follows a start is over
+	time.Sleep(2 * calm) // what follows a start is over
 	began := time.Now()
 	start()
 	for i := n - 1; i >= 0; i -= n / 50 { // as few questions as do, for they take their time

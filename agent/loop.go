@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +31,11 @@ const (
 	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to
 	downTimeout = 20 * time.Second // for taking everything back at the end
 
-	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while the first names are waited for.
-	garbageAtStart, garbageMeanwhile, garbage = 200, 30, 15     // percent of what is kept; meanwhile many containers come
-	calm                                      = 2 * time.Second // without many new containers, and what loading them took is given back
+	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while many names are waited for.
+	garbageAtStart, garbage = 200, 15         // percent of what is kept
+	someContainers          = 1 << 12         // take as much as garbage may at most
+	throng                  = 64              // containers that are told at once
+	calm                    = 2 * time.Second // without many new containers, and what loading them took is given back
 )
 
 // Agent is the desired and the seen state of this host, and the loop that makes them one.
@@ -78,7 +79,7 @@ type Agent struct {
 
 	shrink  *time.Timer // nil where nobody runs for long
 	shrunk  int         // how often since many containers came
-	garbage int         // percent of what is kept, once there are many containers
+	garbage int         // percent of what is kept that may lie about now
 
 	due atomic.Bool // a pass is due or under way, or a VM is asked for more than before; written under mu, read without
 
@@ -108,7 +109,6 @@ type watched struct {
 	host       netip.Addr // of its API, when that is not a socket
 	networks   []engine.Network
 	containers *engine.Store
-	sized      int                         // how many there were when grow last did something
 	slot       int                         // its owners begin with
 	placed     place                       // what the directory has of its containers was claimed from here
 	moving     map[uint32]bool             // while that changes: numbers of containers whose claims are from the new place
@@ -241,7 +241,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 		servers.Go(func() { failed <- a.serveControl(serving, status, true) })
 	}
 
-	debug.SetGCPercent(garbageAtStart)
+	a.garbage = garbageAtStart
+	debug.SetGCPercent(a.garbage)
 	a.shrink = time.AfterFunc(calm, a.calmed)
 	if err := engine.Carries(); err != nil {
 		a.log.Warn("engines in VMs are not reached", "err", err, "hint", Explain(err).Hint)
@@ -376,7 +377,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	}
 	d.routes = d.routes || u.Full
 	w.take(u)
-	a.grow(w)
+	a.hurry(len(u.Containers) + len(u.Coming))
 	if d != (dirty{}) || a.dirty != (dirty{}) {
 		a.markLocked(d)
 		return
@@ -385,25 +386,33 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	a.wakeWaiting()
 }
 
-// grow has the collector leave some megabytes of garbage lie about, however much is kept, more while many containers come, and gives back
-// what loading them took.
-func (a *Agent) grow(w *watched) {
-	const some = 1 << 12
-	n := w.containers.Len()
-	if a.shrink == nil || n < some || n < w.sized*5/4 {
+// hurry leaves more garbage lying about while many containers come, as their names are waited for, until it is calm again.
+func (a *Agent) hurry(many int) {
+	if a.shrink == nil || many < throng {
 		return
 	}
-	w.sized = n
 	a.shrunk = 0
 	a.shrink.Reset(calm)
-	a.garbage = max(5, min(garbage, 100*some/n))
-	debug.SetGCPercent(garbageMeanwhile)
+	if p := a.percent(garbageAtStart, 8*someContainers); p > a.garbage || p < a.garbage*3/4 { // to set it stops all that runs
+		a.garbage = p
+		debug.SetGCPercent(p)
+	}
+}
+
+// percent is how much garbage may lie about: at most so much of what is kept, and what so many containers take, however many there are.
+func (a *Agent) percent(most, containers int) int {
+	n := 1
+	for _, w := range a.engines {
+		n += w.containers.Len()
+	}
+	return max(5, min(most, 100*containers/n))
 }
 
 // calmed gives back what loading took, and 4, 12 and 28 s later what the inspects that follow it took.
 func (a *Agent) calmed() {
 	a.mu.Lock()
-	debug.SetGCPercent(cmp.Or(a.garbage, garbage))
+	a.garbage = a.percent(garbage, someContainers)
+	debug.SetGCPercent(a.garbage)
 	if a.shrunk++; a.shrunk < 4 {
 		a.shrink.Reset(calm << a.shrunk)
 	}
