@@ -393,6 +393,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 	s.unlock()
 	networks := false
 	var coming []Container
+	var ended []string
 	for _, n := range notes {
 		switch n.what {
 		case networksChanged:
@@ -416,7 +417,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			delete(s.joining, n.id)
 		case died:
 			delete(s.joining, n.id)
-			s.gone(n.id)
+			ended = append(ended, n.id)
 			s.dead[n.id] = true
 		}
 		if s.listing != nil {
@@ -428,7 +429,9 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			s.due[n.id] = true
 		}
 	}
-	if coming != nil {
+	s.gone(ended...)
+	coming = slices.DeleteFunc(coming, func(c Container) bool { return s.joining[c.ID] }) // they have come
+	if len(coming) > 0 {
 		s.send(Update{Coming: coming})
 	}
 	if lost && s.listing == nil {
@@ -534,19 +537,26 @@ func (s *session) tell(c Container) {
 	s.send(Update{Containers: s.withSharers(nil, c)})
 }
 
-// gone tells that a container is no longer live, if it was.
-func (s *session) gone(id string) (was bool) {
-	if was = s.forget(id); was {
-		u := Update{Gone: []string{id}}
+// gone tells that containers are no longer live, and whether any was.
+func (s *session) gone(ids ...string) (was bool) {
+	var u Update
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if !s.forget(id) {
+			continue
+		}
+		u.Gone = append(u.Gone, id)
 		for other := range s.sharers[id] {
 			if c, ok := s.known.ByID(other); ok {
 				c.Endpoints, c.HostNetwork = nil, false
 				u.Containers = append(u.Containers, c)
 			}
 		}
+	}
+	if u.Gone != nil {
 		s.send(u)
 	}
-	return was
+	return u.Gone != nil
 }
 
 // forget notes that a container is about to be told gone.
@@ -863,8 +873,14 @@ func (s *session) listed(b batch) {
 				u.Gone = append(u.Gone, c.ID)
 			}
 		}
-	}
-	if b.end {
+		for id := range s.hushed { // nobody looks at them
+			if c, ok := s.born[id]; ok && c.Labels[PilotLabel] == "" {
+				u.Coming = append(u.Coming, c)
+			}
+			if !s.touched[id] {
+				delete(s.dead, id)
+			}
+		}
 		s.told.Store(true) // before: who hears of it may ask
 	}
 	s.send(u)

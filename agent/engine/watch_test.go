@@ -234,6 +234,28 @@ func TestWatchRemovedAtOnce(t *testing.T) {
 	w.wantNoLoss()
 }
 
+// Of many that end at once nothing is left.
+func TestWatchManyEnd(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	var ids []string
+	for i := range 3 * storm {
+		ids = append(ids, d.run(fmt.Sprint("c", i), "bridge"))
+	}
+	w := watch(t, d.url, brisk())
+	w.untilFilled()
+	for _, id := range ids {
+		d.stop(id)
+	}
+	w.until("nothing", func() bool { return len(w.containers) == 0 })
+	w.untilSettled()
+	s := w.e.live.Load()
+	w.end()
+	if looks := len(s.due) + len(s.looking); len(w.containers) > 0 || len(s.dead) > looks || len(s.joining) > 0 {
+		t.Errorf("live %v; dead %v, joining %v, and %d looks to come", w.containers, s.dead, s.joining, looks)
+	}
+}
+
 func TestWatchNetworks(t *testing.T) {
 	t.Parallel()
 	d := newDaemon(t)
