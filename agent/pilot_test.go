@@ -113,13 +113,13 @@ func TestUnreached(t *testing.T) {
 		return engine.Attachment{NetworkID: network, Network: network, Addrs: addrs(addr)}
 	}
 	w := &watched{listed: true, reach: platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Dev: "vboxnet0"},
-		networks:   []engine.Network{net("user", "bridge", "172.18.0.0/16"), net("lan", "macvlan", "10.6.0.0/24"), net("swarm", "overlay", "10.0.1.0/24")},
+		networks:   []engine.Network{net("user", "bridge", "172.18.0.0/16"), net("lan", "macvlan", "10.6.0.0/24"), net("vlan", "ipvlan", "10.5.0.0/24"), net("swarm", "overlay", "10.0.1.0/24")},
 		containers: &engine.Store{},
 	}
 	w.cfg.Name = "dev"
 	for _, c := range []engine.Container{
 		in("good", at("user", "172.18.0.2")), in("both", at("lan", "10.6.0.2"), at("user", "172.18.0.3")),
-		in("lan", at("lan", "10.6.0.3")), in("swarm", at("swarm", "10.0.1.2")), in("alone"), in("starting", engine.Attachment{NetworkID: "user"}),
+		in("lan", at("lan", "10.6.0.3")), in("vlan", at("vlan", "10.5.0.2")), in("swarm", at("swarm", "10.0.1.2")), in("alone"), in("starting", engine.Attachment{NetworkID: "user"}),
 		{ID: "ignored", Name: "ignored", Labels: map[string]string{"fairlead.ignore": "true"}, Endpoints: []engine.Attachment{at("lan", "10.6.0.4")}},
 		{ID: "host", Name: "host", HostNetwork: true},
 	} {
@@ -134,17 +134,20 @@ func TestUnreached(t *testing.T) {
 	list := func() (names []string) {
 		for _, u := range a.unreached() {
 			names = append(names, u.Container)
+			if apart := map[string]string{"lan": "macvlan keeps containers apart", "vlan": "ipvlan keeps containers apart", "swarm": "an overlay network"}[u.Container]; !strings.HasPrefix(u.Why, apart) {
+				t.Errorf("%s is not reached because %q, want %q", u.Container, u.Why, apart)
+			}
 			if u.Why == "" || u.Engine != "dev" || len(u.Networks) == 0 && u.Container != "host" {
 				t.Errorf("%+v", u)
 			}
 		}
 		return names
 	}
-	if d := cmp.Diff([]string{"both", "good", "host", "lan", "swarm"}, list()); d != "" {
+	if d := cmp.Diff([]string{"both", "good", "host", "lan", "swarm", "vlan"}, list()); d != "" {
 		t.Errorf("while the VM is closed -want +got:\n%s", d)
 	}
 	w.pilot = pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1"), Subnets: w.networks[0].Subnets}, report: tunnel.Report{Open: true, Backend: "iptables-nft"}}
-	if d := cmp.Diff([]string{"lan", "swarm"}, list()); d != "" {
+	if d := cmp.Diff([]string{"lan", "swarm", "vlan"}, list()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	a.paused = true

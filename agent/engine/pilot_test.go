@@ -238,6 +238,7 @@ func TestFirstWords(t *testing.T) {
 type hands struct {
 	answers
 	load   string           // the report of an image load; "": it has the image
+	dies   bool             // in the middle of an image load
 	attach http.HandlerFunc // answers the attach
 	start  int              // the status that a start answers
 	mu     sync.Mutex
@@ -283,6 +284,9 @@ func (h *hands) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		reply(w, map[string]string{"Id": "sha256:1"})
+	case path == "/images/load" && h.dies:
+		io.CopyN(io.Discard, r.Body, 100<<10)
+		panic(http.ErrAbortHandler)
 	case path == "/images/load":
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, h.load)
@@ -340,6 +344,7 @@ func TestStartPilotIsRefused(t *testing.T) {
 	}{
 		{"no pilot for its machine", &hands{answers: sound.with("/version", `{"ApiVersion":"1.41","Arch":"s390x"}`)}, ErrNoPilot, "s390x", ""},
 		{"load fails at its end", &hands{answers: sound, load: `{"errorDetail":{"message":"no space left on device"},"error":"no space left on device"}`}, nil, "no space left", ""},
+		{"load is cut off", &hands{answers: sound, load: "none", dies: true}, nil, "loading its image", ""},
 		{"attach is refused", &hands{answers: sound, attach: func(w http.ResponseWriter, r *http.Request) {
 			refuse(w, 409, "can only attach to created or running containers")
 		}}, nil, `409 Conflict: "can only attach to created or running containers"`,
