@@ -251,7 +251,7 @@ func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	// A VM that is gone has nothing open; a twin's is the other's.
 	if err := a.journal.change(func(d *journalDoc) {
 		is := func(e engine.Endpoint) bool { return e == w.cfg.Endpoint }
-		d.Pilots, d.Refused = slices.DeleteFunc(slices.Clone(d.Pilots), is), slices.DeleteFunc(slices.Clone(d.Refused), is)
+		d.Pilots, d.Untouched = slices.DeleteFunc(slices.Clone(d.Pilots), is), slices.DeleteFunc(slices.Clone(d.Untouched), is)
 	}); err != nil {
 		a.problem("journal", err)
 	}

@@ -33,10 +33,11 @@ type journalDoc struct {
 	Boot     string            `json:"boot"`     // routes of another boot are gone by themselves
 	Routes   []ownedRoute      `json:"routes"`
 	Resolver []resolver.Item   `json:"resolver"`
-	Pilots   []engine.Endpoint `json:"pilots"`            // engines whose VM may have something of ours
-	Refused  []engine.Endpoint `json:"refused,omitempty"` // those of them that have let no pilot run so far
-	Replaced []replacedFile    `json:"replaced,omitempty"`
-	TakenOut []routes.Saved    `json:"takenOut,omitempty"` // rows that somebody made by hand, to be put back
+	Pilots   []engine.Endpoint `json:"pilots"` // engines whose VM may have something of ours
+	// Those of them whose pilots have opened nothing so far, if any ran: a teardown needs no other.
+	Untouched []engine.Endpoint `json:"untouched,omitempty"`
+	Replaced  []replacedFile    `json:"replaced,omitempty"`
+	TakenOut  []routes.Saved    `json:"takenOut,omitempty"` // rows that somebody made by hand, to be put back
 }
 
 type ownedRoute struct {

@@ -27,7 +27,7 @@ func full(d *journalDoc) {
 		{Engine: "six", Route: routes.Route{Dst: netip.MustParsePrefix("fd01::/64"), Dev: "utun7"}}}
 	d.Resolver = []resolver.Item{{Method: resolver.ResolvConf, Key: "/etc/resolv.conf", Value: "# fairlead: begin\nnameserver 127.0.0.1\n"}}
 	d.Pilots = []engine.Endpoint{{Name: "dev", URL: "tcp://192.168.99.100:2376", Certs: "/c"}}
-	d.Refused = d.Pilots
+	d.Untouched = d.Pilots
 }
 
 func mustOpen(t *testing.T, dir string) *journal {

@@ -176,26 +176,26 @@ func (a *Agent) takeDownPilots(ctx context.Context, u *Undone) {
 	defer a.piloting.Unlock()
 	instance := a.instance()
 	a.mu.Lock()
-	pilots, refused := slices.Clone(a.journal.doc.Pilots), slices.Clone(a.journal.doc.Refused)
+	pilots, untouched := slices.Clone(a.journal.doc.Pilots), slices.Clone(a.journal.doc.Untouched)
 	a.mu.Unlock()
 	for _, ep := range pilots {
 		what := "forwarding in the VM of engine " + ep.Name
 		eng := engine.New(ep, a.log)
 		err := releasePilot(ctx, eng, instance)
-		if errors.Is(err, engine.ErrRefused) && slices.Contains(refused, ep) { // as ever: there is nothing but the image
-			err = eng.RemovePilot(ctx, instance)
+		if err != nil && slices.Contains(untouched, ep) && eng.RemovePilot(ctx, instance) == nil { // all that there was
+			err = nil
 		}
 		if err != nil {
 			hint := "start the engine and run: fairlead teardown-network"
-			if errors.Is(err, engine.ErrRefused) {
-				hint = Explain(err).Hint + "; then: fairlead teardown-network"
+			why, mend, ok := strings.Cut(err.Error(), "; hint: ")
+			if ok { // it runs
+				hint = mend + "; then: fairlead teardown-network"
 			}
-			why, _, _ := strings.Cut(err.Error(), "; hint: ")
 			u.left(what, &Problem{Err: errors.New(why), Hint: hint})
 			continue
 		}
 		u.left("the journal", a.notePilot(func(d *journalDoc) {
-			d.Pilots, d.Refused = except(d.Pilots, ep.Name), except(d.Refused, ep.Name)
+			d.Pilots, d.Untouched = except(d.Pilots, ep.Name), except(d.Untouched, ep.Name)
 		}))
 		u.Done = append(u.Done, what)
 	}

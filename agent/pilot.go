@@ -399,27 +399,18 @@ func (a *Agent) instance() string {
 	return a.journal.doc.Instance
 }
 
-// runPilot starts a pilot. Before, it notes that the VM may have something of ours, and then whether the engine has ever let one run.
+// runPilot starts a pilot. Before, it notes that the VM may have something of ours.
 func (a *Agent) runPilot(ctx context.Context, w *watched, p engine.Pilot) (io.ReadWriteCloser, error) {
-	never := true
 	if err := a.notePilot(func(d *journalDoc) {
-		pilots, refused := except(d.Pilots, w.cfg.Name), except(d.Refused, w.cfg.Name)
-		never = len(pilots) == len(d.Pilots) || len(refused) < len(d.Refused)
+		pilots := except(d.Pilots, w.cfg.Name)
+		if len(pilots) == len(d.Pilots) {
+			d.Untouched = append(slices.Clone(d.Untouched), w.cfg.Endpoint)
+		}
 		d.Pilots = append(pilots, w.cfg.Endpoint)
 	}); err != nil {
 		return nil, err
 	}
-	stream, err := w.eng.StartPilot(ctx, p)
-	if refused := errors.Is(err, engine.ErrRefused); err == nil || refused && never {
-		if err := a.notePilot(func(d *journalDoc) {
-			if d.Refused = except(d.Refused, w.cfg.Name); refused {
-				d.Refused = append(d.Refused, w.cfg.Endpoint)
-			}
-		}); err != nil {
-			a.log.Warn("the journal", "err", err) // which says no less than before
-		}
-	}
-	return stream, err
+	return w.eng.StartPilot(ctx, p)
 }
 
 func (a *Agent) notePilot(change func(*journalDoc)) error {
@@ -450,6 +441,11 @@ func (a *Agent) reported(w *watched, s pilotState) {
 	defer a.mu.Unlock()
 	before := a.reachability()
 	w.pilot = s
+	if s.open || s.report.Changed || len(s.report.Rules) > 0 {
+		if err := a.journal.change(func(d *journalDoc) { d.Untouched = except(d.Untouched, w.cfg.Name) }); err != nil {
+			a.problem("journal", err)
+		}
+	}
 	if w.reach.Kind == platform.Gateway && s.report.Error != "" && !s.open {
 		w.closed = oneLine(s.report.Error) // another way is tried until the engine is connected to anew
 	}
@@ -465,7 +461,9 @@ func (a *Agent) dropPilot(ctx context.Context, w *watched) error {
 	if err := w.eng.RemovePilot(ctx, a.instance()); err != nil {
 		return err
 	}
-	return a.notePilot(func(d *journalDoc) { d.Pilots, d.Refused = except(d.Pilots, w.cfg.Name), except(d.Refused, w.cfg.Name) })
+	return a.notePilot(func(d *journalDoc) {
+		d.Pilots, d.Untouched = except(d.Pilots, w.cfg.Name), except(d.Untouched, w.cfg.Name)
+	})
 }
 
 // holdPilot opens the VM's forwarding and leaves it open when this process ends, until teardown-network.
@@ -487,10 +485,14 @@ func (a *Agent) holdPilot(ctx context.Context, w *watched, want tunnel.Admission
 		return fmt.Errorf("hearing the pilot: %w", err)
 	}
 	a.reported(w, pilotState{open: r.Open, asked: want, report: r})
-	if r.Error != "" {
+	switch {
+	case r.Error == "":
+		return nil
+	case r.Hint == "":
 		return errors.New(r.Error)
+	default:
+		return fmt.Errorf("%s; hint: %s", r.Error, r.Hint)
 	}
-	return nil
 }
 
 // leavePilot holds the VM open for an agent that follows at once.

@@ -44,6 +44,9 @@ func Admit(a Admission) (State, error) {
 	s := p.state(a, c, failed)
 	s.Changed, s.Addrs, s.Deaf = changed, addrsOn(devs), deaf(a.Subnets)
 	if err != nil {
+		if errors.Is(err, unix.EPERM) {
+			s.Hint = "the pilot needs CAP_NET_ADMIN: look for what takes it away from containers, such as an authorization plugin, a runtime or a rootless engine"
+		}
 		return s, err
 	}
 	for _, closed := range s.Closed {

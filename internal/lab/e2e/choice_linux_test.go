@@ -363,61 +363,72 @@ func TestUsernsRemap(t *testing.T) {
 	}
 }
 
-// An engine whose runtime keeps every container out of the VM's network, in the words of Docker Desktop's Enhanced Container Isolation
-// (sysbox-runc, libsysbox/syscont/spec.go), is refused by name, and nothing is left on either side.
-func TestEnhancedContainerIsolation(t *testing.T) {
+// An engine whose runtime lets the pilot do nothing is named with what to do, and nothing is left on either side: it is the stand-in for
+// Docker Desktop's Enhanced Container Isolation, in whose words it refuses (sysbox-runc, libsysbox/syscont/spec.go), and for whatever takes
+// NET_ADMIN away.
+func TestPilotsThatMayNothing(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	runtime := filepath.Join(t.TempDir(), "isolated")
-	const script = `#!/bin/sh
-for arg; do
-	case $before in --log) log=$arg ;; --bundle) bundle=$arg ;; esac
-	before=$arg
-done
-net=$(sed -n 's/.*"type": *"network", *"path": *"\([^"]*\)".*/\1/p' "$bundle/config.json" 2>/dev/null)
+	for _, c := range []struct {
+		name, script string
+		sealed       bool
+		why, hint    string
+	}{
+		{"isolated", `net=$(sed -n 's/.*"type": *"network", *"path": *"\([^"]*\)".*/\1/p' "$bundle/config.json" 2>/dev/null)
 if [ "$net" -ef /proc/self/ns/net ]; then
 	echo "{\"level\":\"error\",\"msg\":\"error in the container spec: invalid or unsupported container spec: sysbox containers can't share a network namespace with the host (because they use the linux user-namespace for isolation)\",\"time\":\"2026-01-01T00:00:00Z\"}" >>"$log"
 	exit 1
-fi
-exec runc "$@"
-`
-	if err := os.WriteFile(runtime, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	vm := h.StartVM(t, lab.VMOptions{Sealed: true, Args: []string{"--add-runtime", "isolated=" + runtime, "--default-runtime", "isolated"}})
-	h.watch(vm.URL())
-	docker(t, vm, "run", "-d", "--name", "web", "web")
-	hostBefore, before := h.state(), firewall(t, vm)
-	r := h.start("--resolver", "none")
-	h.eventually("the isolation is named", func() error {
-		e := h.status().Engines[0]
-		if e.Reach.Kind != platform.Tunnel || e.Pilot == nil || e.Pilot.Open || !strings.Contains(e.Pilot.Error, "Enhanced Container Isolation keeps containers out of the VM's network") || !strings.Contains(e.Pilot.Hint, "Settings") {
-			return fmt.Errorf("%+v, pilot %+v", e.Reach, e.Pilot)
-		}
-		return nil
-	})
-	if got := h.dig("web.docker", "A"); got != "" {
-		t.Errorf("web.docker is %s, and is not reached", got)
-	}
-	if out, _, code := h.fairlead("setup-network"); code == 0 || !strings.Contains(out, "Enhanced Container Isolation") || !strings.Contains(out, "Settings") {
-		t.Errorf("setup-network: exit %d\n%s", code, out)
-	}
-	if out := h.must("ls"); !strings.Contains(out, "/web on bridge: ") {
-		t.Errorf("ls:\n%s", out)
-	}
-	r.signal(syscall.SIGTERM)
-	if after := h.state(); after != hostBefore {
-		t.Errorf("the host is not as before:\n%s", changed(hostBefore, after))
-	}
-	if after := firewall(t, vm); after != before {
-		t.Errorf("the VM's firewall is not as before:\n%s", changed(before, after))
-	}
-	if left := docker(t, vm, "ps", "-aq", "--filter", "label=fairlead.pilot"); left != "" {
-		t.Errorf("the engine still has the pilot %s", left)
-	}
-	h.must("teardown-network") // to which no pilot is needed: none has ever run
-	if left := docker(t, vm, "images", "-q", "localhost/fairlead-pilot"); left != "" {
-		t.Errorf("the engine still has the image %s", left)
+fi`, true, "Enhanced Container Isolation keeps containers out of the VM's network", "Settings"},
+		{"poor", `[ -z "$bundle" ] || sed -i 's/"CAP_NET_ADMIN"/"CAP_CHOWN"/g' "$bundle/config.json"`, false, "operation not permitted", "the pilot needs CAP_NET_ADMIN"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			runtime := filepath.Join(t.TempDir(), c.name)
+			const arguments = "#!/bin/sh\nfor arg; do\n\tcase $before in --log) log=$arg ;; --bundle) bundle=$arg ;; esac\n\tbefore=$arg\ndone\n"
+			if err := os.WriteFile(runtime, []byte(arguments+c.script+"\nexec runc \"$@\"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			vm := h.StartVM(t, lab.VMOptions{Sealed: c.sealed, TCP: !c.sealed, Args: []string{"--add-runtime", c.name + "=" + runtime, "--default-runtime", c.name}})
+			h.watch(vm.URL())
+			docker(t, vm, "run", "-d", "--name", "web", "web")
+			hostBefore, before := h.state(), firewall(t, vm)
+			says := func(args ...string) {
+				t.Helper()
+				if out, _, code := h.fairlead(args...); code == 0 || !strings.Contains(out, c.hint) {
+					t.Errorf("fairlead %s: exit %d\n%s", args, code, out)
+				}
+			}
+			r := h.start("--resolver", "none")
+			h.eventually("it is named", func() error {
+				e := h.status().Engines[0]
+				if e.Reach.Kind != platform.Tunnel || e.Pilot == nil || e.Pilot.Open || !strings.Contains(e.Pilot.Error, c.why) || !strings.Contains(e.Pilot.Hint, c.hint) {
+					return fmt.Errorf("%+v, pilot %+v", e.Reach, e.Pilot)
+				}
+				return nil
+			})
+			says("setup-network")
+			says("doctor")
+			if got := h.dig("web.docker", "A"); got != "" {
+				t.Errorf("web.docker is %s, and is not reached", got)
+			}
+			if out := h.must("ls"); !strings.Contains(out, "/web on bridge: ") {
+				t.Errorf("ls:\n%s", out)
+			}
+			r.signal(syscall.SIGTERM)
+			if !c.sealed {
+				says("setup-network")
+			}
+			h.must("teardown-network") // which has no pilot to help it
+			if after := h.state(); after != hostBefore {
+				t.Errorf("the host is not as before:\n%s", changed(hostBefore, after))
+			}
+			if after := firewall(t, vm); after != before {
+				t.Errorf("the VM's firewall is not as before:\n%s", changed(before, after))
+			}
+			if left := docker(t, vm, "ps", "-aq", "--filter", "label=fairlead.pilot") + docker(t, vm, "images", "-q", "localhost/fairlead-pilot"); left != "" {
+				t.Errorf("the engine still has %s", left)
+			}
+		})
 	}
 }
 
