@@ -101,8 +101,7 @@ func (o *otherNames) dnsdock(c engine.Container, env map[string]string) {
 	name, image, aliases := c.Name, imageName(c.Image), ""
 	named := false // the image
 	for _, key := range dnsdockKeys {
-		values, word := env, key[strings.IndexByte(key, '_')+1:]
-		label := strings.HasPrefix(key, "com.")
+		values, label := env, strings.HasPrefix(key, "com.")
 		if label {
 			values = c.Labels
 		}
@@ -110,6 +109,7 @@ func (o *otherNames) dnsdock(c engine.Container, env map[string]string) {
 		if !set {
 			continue
 		}
+		word := key[strings.IndexByte(key, '_')+1:]
 		if label {
 			word = strings.ToUpper(strings.TrimPrefix(key, "com.dnsdock."))
 		}

@@ -32,7 +32,7 @@ const (
 	downTimeout = 20 * time.Second // for taking everything back at the end
 
 	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while many names are waited for.
-	garbageAtStart, garbage = 200, 15         // percent of what is kept
+	garbageAtStart, garbage = 400, 15         // percent of what is kept
 	someContainers          = 1 << 12         // take as much as garbage may at most
 	throng                  = 64              // containers that are told at once
 	calm                    = 2 * time.Second // without many new containers, and what loading them took is given back
@@ -422,18 +422,14 @@ func (a *Agent) calmed() {
 
 // take keeps what an engine says, and what the containers were before.
 func (w *watched) take(u engine.Update) {
-	change := func(id string) {
-		if number, ok := w.containers.Find(id); ok {
-			w.change(number, w.containers.Get(number))
-		}
-	}
 	for _, c := range u.Containers {
-		change(c.ID)
-		w.change(w.containers.Put(c), engine.Container{})
+		w.change(w.containers.Put(c))
 	}
 	for _, id := range u.Gone {
-		change(id)
-		w.containers.Delete(id)
+		if number, ok := w.containers.Find(id); ok {
+			w.change(number, w.containers.Get(number))
+			w.containers.Delete(id)
+		}
 	}
 }
 

@@ -284,6 +284,9 @@ func (b *claimant) reason(name string) string {
 	case name == "ns":
 		return "ns is the DNS server itself"
 	}
+	if !strings.Contains(name, "_") { // as nearly always
+		return ""
+	}
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "_tcp" || label == "_udp" || label == "_sctp" {
 			return "names of services follow from ports"
@@ -294,18 +297,27 @@ func (b *claimant) reason(name string) string {
 
 // lower is strings.ToLower for ASCII alone: in DNS nothing else has a case (RFC 4343, 3).
 func lower(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
+	for i := range len(s) {
+		if c := s[i]; 'A' <= c && c <= 'Z' {
+			b := []byte(s)
+			for i := i; i < len(b); i++ {
+				if 'A' <= b[i] && b[i] <= 'Z' {
+					b[i] += 'a' - 'A'
+				}
+			}
+			return string(b)
 		}
-		return r
-	}, s)
+	}
+	return s
 }
 
 // mapped makes labels of a name that Docker takes: "_" becomes "-", and what that does not make labels of is cut to what it
 // does, with the beginning of a hash of the whole, so that two such names never meet. Names that Docker does not take have
 // none.
 func mapped(name string) string {
+	if len(name) <= 120 && !strings.Contains(name, "_") && dnsserver.ValidName(name) { // it is as it should be
+		return name
+	}
 	simple := lower(name)
 	if name == "" || strings.ContainsAny(name[:1], "_.-") || strings.ContainsFunc(simple, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '.' && r != '-'

@@ -197,6 +197,9 @@ func (d *denied) now() uint64 { return uint64(time.Since(started)/time.Second+1)
 
 func (d *denied) place(hash uint64) *atomic.Uint64 { return &d[hash>>1%uint64(len(d))] }
 
+// recent tells whether what was denied then may still be remembered by somebody.
+func recent(now, then uint64) bool { return (now-then)&(1<<24-1) <= uint64(denialAge/time.Second) }
+
 // deny remembers that the name, and those above it that do not exist either, are denied, and gives the reply to send: reply, or
 // another if the zone has changed since that was made. So either the client has what an Update made, or Denied tells its caller.
 func (z *Zone) deny(q *query, msg, reply []byte, udp bool) []byte {
@@ -204,6 +207,9 @@ func (z *Zone) deny(q *query, msg, reply []byte, udp bool) []byte {
 		return reply
 	}
 	now := z.denied.now()
+	if z.lastDenied.Load() != now {
+		z.lastDenied.Store(now)
+	}
 	z.denied.mark(q.hash, now)
 	t := z.table.Load()
 	known := 1 // the root's length
@@ -229,16 +235,15 @@ func (d *denied) mark(hash, now uint64) { d.place(hash).Store(hash&^(1<<24-1) | 
 // cached; or one above it, from which some caches conclude that nothing lies below. Asked after the Update that gives the name a
 // record, it misses no such answer, as long as fewer than some thousand names are denied in a minute.
 func (z *Zone) Denied(name string) bool {
-	if !ValidName(name) {
+	now, last := z.denied.now(), z.lastDenied.Load()
+	if last == 0 || !recent(now, last) || !ValidName(name) {
 		return false
 	}
-	now := z.denied.now()
 	var room [256]byte
 	for b := appendName(room[:0], name); b[0] != 0; b = above(b) {
 		hash := hashOf(b)
 		v := z.denied.place(hash).Load()
-		age := (now - v) & (1<<24 - 1)
-		if v != 0 && v>>24 == hash>>24 && age <= uint64(denialAge/time.Second) {
+		if v != 0 && v>>24 == hash>>24 && recent(now, v) {
 			return true
 		}
 	}

@@ -75,6 +75,7 @@ type Zone struct {
 	serial           atomic.Uint32
 	unknown          unknown
 	denied           denied
+	lastDenied       atomic.Uint64 // when any was, as in denied
 	expected         expected
 
 	mu      sync.Mutex     // of writers
@@ -453,15 +454,15 @@ func ValidName(name string) bool {
 	if len(name) > 253 {
 		return false
 	}
-	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for i := range len(label) {
-			c := label[i]
-			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+	begin := 0 // of the label
+	for i := 0; i <= len(name); i++ {
+		if i == len(name) || name[i] == '.' {
+			if n := i - begin; n == 0 || n > 63 || name[begin] == '-' || name[i-1] == '-' {
 				return false
 			}
+			begin = i + 1
+		} else if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
 		}
 	}
 	return true
@@ -474,8 +475,16 @@ func canonical(name string) string {
 
 // appendName gives a valid name's wire form.
 func appendName(b []byte, name string) []byte {
-	for label := range strings.SplitSeq(name, ".") {
-		b = append(append(b, byte(len(label))), label...)
+	b = append(b, 0)
+	length := len(b) - 1 // where that of the label is
+	for i := range len(name) {
+		if name[i] == '.' {
+			length = len(b)
+			b = append(b, 0)
+			continue
+		}
+		b[length]++
+		b = append(b, name[i])
 	}
 	return append(b, 0)
 }

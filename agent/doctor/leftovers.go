@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/fairlead-dev/fairlead/agent"
 	"github.com/fairlead-dev/fairlead/platform"
@@ -141,8 +142,10 @@ var rivals = map[string]struct{ why, hint string }{
 
 // addsRoute matches a command, or the words of a property list, that make a route to what Docker's networks usually have
 // (moby's default pools, and dvm's, boot2docker's and skydock's 172.17.42.1).
-var addsRoute = regexp.MustCompile(`(?s)\broute\b.{0,200}\badd\b.{0,200}\b(172\.(1[6-9]|2[0-9]|3[01]|0)\.|boot2docker|docker-machine|dvm)|` +
-	`docker.{0,200}\broute\b.{0,200}\badd\b`)
+var addsRoute = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)\broute\b.{0,200}\badd\b.{0,200}\b(172\.(1[6-9]|2[0-9]|3[01]|0)\.|boot2docker|docker-machine|dvm)|` +
+		`docker.{0,200}\broute\b.{0,200}\badd\b`)
+})
 
 func plistLeftover(file, text string) []Leftover {
 	name := strings.TrimSuffix(path.Base(file), ".plist")
@@ -151,7 +154,7 @@ func plistLeftover(file, text string) []Leftover {
 			return []Leftover{{What: file, Why: brew + " is started at each boot: " + rivals[brew].why, Hint: rivals[brew].hint}}
 		}
 	}
-	if !addsRoute.MatchString(text) && !strings.HasSuffix(name, "docker.route") {
+	if !addsRoute().MatchString(text) && !strings.HasSuffix(name, "docker.route") {
 		return nil
 	}
 	sudo := ""
@@ -164,7 +167,7 @@ func plistLeftover(file, text string) []Leftover {
 }
 
 func bootLeftover(file, text string) []Leftover {
-	if !addsRoute.MatchString(text) {
+	if !addsRoute().MatchString(text) {
 		return nil
 	}
 	hint := "sudo systemctl disable --now " + word(path.Base(file))

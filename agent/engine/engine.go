@@ -14,9 +14,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/docker/docker/api/types/system"
 	"github.com/docker/docker/api/types/versions"
 	"github.com/docker/docker/client"
 )
@@ -186,8 +188,12 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 }
 
 func (c *connection) introduce(ctx context.Context, api string) error {
+	var i system.Info
+	var infoErr error
+	var asked sync.WaitGroup
+	asked.Go(func() { i, infoErr = c.Info(ctx) })
 	v, err := c.ServerVersion(ctx)
-	if err != nil {
+	if asked.Wait(); err != nil {
 		return err
 	}
 	if api == "" {
@@ -202,9 +208,8 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 	if v.Os != "" && v.Os != "linux" {
 		return fmt.Errorf("%w: its OS is %s", ErrNotLinux, v.Os)
 	}
-	i, err := c.Info(ctx)
-	if err != nil {
-		return err
+	if infoErr != nil {
+		return infoErr
 	}
 	c.info = Info{ID: i.ID, Host: i.Name, Kernel: i.KernelVersion, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
 	c.traits = traitsOf(i, v)

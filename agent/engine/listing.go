@@ -29,8 +29,13 @@ func (c *connection) eachListed(ctx context.Context, query url.Values, yield fun
 	if err != nil {
 		return err
 	}
-	defer answer.Close()
-	return eachElement(answer, func(element []byte) {
+	return eachIn(answer, yield)
+}
+
+// eachIn goes through a list of containers, and closes it.
+func eachIn(list io.ReadCloser, yield func(Container)) error {
+	defer list.Close()
+	return eachElement(list, func(element []byte) {
 		if sum, ok := containerOfSummary(element); ok {
 			yield(sum)
 		}

@@ -92,8 +92,8 @@ func (s *Store) nextPart(number uint32) (id string, next uint32, ok bool) {
 // is tells whether a container is kept exactly as c is.
 func (s *Store) is(number uint32, c Container) bool { return s.at(number) == pack(c) }
 
-// Put keeps a container in place of what was kept for its id.
-func (s *Store) Put(c Container) (number uint32) {
+// Put keeps a container in place of what was kept for its id, which it gives back.
+func (s *Store) Put(c Container) (number uint32, before Container) {
 	p := pack(c)
 	if (len(s.places)+1)*4 > len(s.index)*3 {
 		s.index = make([]uint32, max(16, 2*len(s.index)))
@@ -103,12 +103,13 @@ func (s *Store) Put(c Container) (number uint32) {
 			}
 		}
 	}
-	at, before, left := s.slot([]byte(p.id())), s.last, -1
+	at, last, left := s.slot([]byte(p.id())), s.last, -1
 	switch {
 	case s.index[at] != 0:
 		number = s.index[at] - 1
-		if s.at(number) == p {
-			return number
+		was := s.at(number)
+		if before = was.unpack(); was == p {
+			return number, before
 		}
 		left = s.drop(number)
 	case len(s.spare) > 0:
@@ -120,8 +121,8 @@ func (s *Store) Put(c Container) (number uint32) {
 	}
 	s.places[number], s.index[at] = s.keep(p), number+1
 	s.tidy(left)
-	s.tidy(before)
-	return number
+	s.tidy(last)
+	return number, before
 }
 
 // Delete forgets the container with an id. ok is false when there was none.

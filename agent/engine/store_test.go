@@ -49,7 +49,7 @@ func TestStore(t *testing.T) {
 				delete(want, c.ID)
 				continue
 			}
-			number := s.Put(c)
+			number, _ := s.Put(c)
 			if _, had := want[c.ID]; had && number != numbers[c.ID] {
 				t.Fatalf("seed %d: %q has another number", seed, c.ID)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -792,18 +793,28 @@ func (s *session) beginListing(ctx context.Context) {
 
 // list is the full picture, in batches.
 func (s *session) list(ctx context.Context, send func(batch)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var answer io.ReadCloser
+	var refused error
+	asked := make(chan struct{})
+	go func() { // the engine has work to do before it says the first word
+		defer close(asked)
+		answer, refused = s.conn.get(ctx, "/containers/json", nil)
+	}()
 	nets, err := s.listNetworks(ctx)
 	if err != nil {
 		return err
 	}
 	send(batch{networks: nets})
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	patience := time.AfterFunc(3*s.pace.call, cancel) // for each batch: how long all take is a matter of how many there are
 	defer patience.Stop()
 	out := s.wayOut(ctx, nil)
 	var b batch
-	if err := s.conn.eachListed(ctx, nil, func(c Container) {
+	if <-asked; refused != nil {
+		return fmt.Errorf("listing containers: %w", refused)
+	}
+	if err := eachIn(answer, func(c Container) {
 		if c.Labels[PilotLabel] != "" {
 			return
 		}

@@ -40,6 +40,7 @@ var ours = []struct{ pkg, imports, why string }{
 	{"routes", "", "a leaf: tables of this OS, thinking in pure functions"},
 	{"internal/lab", "", "the world around fairlead: it must not be built of fairlead"},
 	{"internal/lab/demo", "internal/lab", "it runs the command as a user does"},
+	{"internal/lab/startbench", "dnsserver", "it asks as fairlead query does"},
 	{"packaging/macpkg", "", "it packs files, whatever they are"},
 	{"internal/lab/guest", "", "it stands in for somebody's container"},
 }
