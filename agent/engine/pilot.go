@@ -56,7 +56,13 @@ func (e *Engine) StartPilot(ctx context.Context, p Pilot) (io.ReadWriteCloser, e
 // in use, and nothing but a lock. Source: iptables(8), XTABLES_LOCKFILE.
 const xtablesLock = "/run/xtables.lock"
 
-func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, err error) {
+// The devices of a pilot that tunnels. By the second it keeps the VM's CPUs from sleeping while packets pass.
+const (
+	tunDevice     = "/dev/net/tun"
+	latencyDevice = "/dev/cpu_dma_latency"
+)
+
+func (c *connection) startPilot(ctx context.Context, p Pilot) (*pilotStream, error) {
 	tag, err := c.loadPilot(ctx)
 	if err != nil {
 		return nil, err
@@ -77,7 +83,10 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 		Resources:      container.Resources{Memory: 64 << 20, PidsLimit: &pids},
 	}
 	if p.Tunnel {
-		host.Devices = []container.DeviceMapping{{PathOnHost: "/dev/net/tun", PathInContainer: "/dev/net/tun", CgroupPermissions: "rw"}}
+		host.Devices = []container.DeviceMapping{
+			{PathOnHost: tunDevice, PathInContainer: tunDevice, CgroupPermissions: "rw"},
+			{PathOnHost: latencyDevice, PathInContainer: latencyDevice, CgroupPermissions: "rw"},
+		}
 	}
 	if p.Inject {
 		host.CapAdd = append(host.CapAdd, "NET_RAW")
@@ -98,6 +107,18 @@ func (c *connection) startPilot(ctx context.Context, p Pilot) (_ *pilotStream, e
 	if !p.Hold { // it is to start again in a VM that has no such file yet
 		host.Mounts = []mount.Mount{{Type: mount.TypeBind, Source: xtablesLock, Target: xtablesLock, ReadOnly: true}}
 	}
+	stream, err := c.launchPilot(ctx, p, config, host)
+	if err != nil && p.Tunnel && ctx.Err() == nil { // the VM has no such device, or somebody forbids it: packets go slower, and that is all
+		if err := c.removePilot(ctx, p); err != nil {
+			return nil, err
+		}
+		host.Devices = host.Devices[:1]
+		stream, err = c.launchPilot(ctx, p, config, host)
+	}
+	return stream, err
+}
+
+func (c *connection) launchPilot(ctx context.Context, p Pilot, config *container.Config, host *container.HostConfig) (_ *pilotStream, err error) {
 	made, err := c.ContainerCreate(ctx, config, host, nil, nil, p.name())
 	if err != nil && host.Mounts != nil && ctx.Err() == nil { // the VM has none, or somebody forbids mounts: it works without
 		host.Mounts = nil

@@ -288,7 +288,7 @@ func (v *inEngine) testRestrictions() {
 	v.wantPowers(in, 1<<unix.CAP_NET_ADMIN)
 	tunnel := v.start(Pilot{Instance: "i2-tunnel", Args: []string{"lead"}, Tunnel: true, Inject: true})
 	in = v.inspect("fairlead-pilot-i2-tunnel")
-	if d := in.HostConfig.Devices; len(d) != 1 || d[0].PathOnHost != "/dev/net/tun" || in.HostConfig.Privileged {
+	if d := in.HostConfig.Devices; len(d) != 2 || d[0].PathOnHost != tunDevice || d[1].PathOnHost != latencyDevice || in.HostConfig.Privileged {
 		v.t.Errorf("devices for a tunnel: %+v", d)
 	}
 	v.wantPowers(in, 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW)

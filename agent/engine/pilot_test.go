@@ -241,6 +241,8 @@ type hands struct {
 	dies   bool             // in the middle of an image load
 	attach http.HandlerFunc // answers the attach
 	start  int              // the status that a start answers
+	bare   int              // its machine has no device after so many; 0: it has all
+	given  int              // devices that the last container made was to have
 	mu     sync.Mutex
 	done   []string
 }
@@ -261,6 +263,9 @@ func (h *hands) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusBadRequest, fmt.Sprintf("no capabilities: %v", err))
 			return
 		}
+		h.mu.Lock()
+		h.given = len(asked.HostConfig.Devices)
+		h.mu.Unlock()
 		for _, c := range asked.HostConfig.CapAdd {
 			if strings.HasPrefix(c, "CAP_") { // as engines before 19.03
 				refuse(w, http.StatusBadRequest, "Unknown capability to add: CAP_"+c)
@@ -274,7 +279,17 @@ func (h *hands) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.attach(w, r)
 	case path == "/containers/p1/start":
 		deed()
-		refuse(w, h.start, "cannot start")
+		h.mu.Lock()
+		lacks := h.bare > 0 && h.given > h.bare
+		h.mu.Unlock()
+		switch {
+		case lacks:
+			refuse(w, http.StatusInternalServerError, `error gathering device information while adding custom device: no such file or directory`)
+		case h.start != 0:
+			refuse(w, h.start, "cannot start")
+		default:
+			w.WriteHeader(http.StatusNoContent)
+		}
 	case r.Method == http.MethodDelete:
 		deed()
 		w.WriteHeader(http.StatusNoContent)
@@ -320,21 +335,45 @@ func TestStartPilotIsCancelled(t *testing.T) {
 	}
 }
 
+// hijack answers an attach with what the pilot says.
+func hijack(t *testing.T, says string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"+says)
+		io.Copy(io.Discard, conn)
+	}
+}
+
+// In a machine without a device by which its CPUs stay awake a pilot tunnels all the same.
+func TestStartPilotWithoutLatencyDevice(t *testing.T) {
+	t.Parallel()
+	needPilots(t)
+	h := &hands{answers: sound, attach: hijack(t, frame(1, "hello")), bare: 1}
+	l, url := listenTCP(t)
+	serve(t, l, h)
+	s, err := at(url).StartPilot(t.Context(), Pilot{Instance: "i1", Tunnel: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var said [5]byte
+	if _, err := io.ReadFull(s, said[:]); err != nil || string(said[:]) != "hello" {
+		t.Errorf("it says %q, %v", said, err)
+	}
+	const once = "POST /containers/create, POST /containers/p1/start"
+	if got := h.deeds(); got != once+", DELETE /containers/p1, "+once {
+		t.Errorf("the engine was asked to %s", got)
+	}
+}
+
 func TestStartPilotIsRefused(t *testing.T) {
 	t.Parallel()
 	needPilots(t)
-	hijack := func(says string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			conn, _, err := w.(http.Hijacker).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer conn.Close()
-			io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"+says)
-			io.Copy(io.Discard, conn)
-		}
-	}
 	for _, c := range []struct {
 		name  string
 		hands *hands
@@ -349,7 +388,7 @@ func TestStartPilotIsRefused(t *testing.T) {
 			refuse(w, 409, "can only attach to created or running containers")
 		}}, nil, `409 Conflict: "can only attach to created or running containers"`,
 			"POST /containers/create, DELETE /containers/p1"},
-		{"start is refused", &hands{answers: sound, attach: hijack(frame(1, "hello")), start: 500}, nil, "cannot start",
+		{"start is refused", &hands{answers: sound, attach: hijack(t, frame(1, "hello")), start: 500}, nil, "cannot start",
 			"POST /containers/create, POST /containers/p1/start, DELETE /containers/p1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -163,6 +163,8 @@ func TestTunnelIntoAnEngine(t *testing.T) {
 		t.Errorf("the pilot's rights are %s", pilot)
 	}
 
+	s.staysAwake(t)
+
 	s.tunnel.Close()
 	s.gone(t)
 	s.open(t) // and all again
@@ -194,6 +196,38 @@ func TestTunnelIntoAnEngine(t *testing.T) {
 		s.open(t)
 		s.must(t, "ping", "-n", "-c", "1", "-w", "20", "172.17.0.1")
 	}
+}
+
+// staysAwake sees that the pilot keeps the VM's CPUs from sleeping while packets pass, and no longer.
+func (s *sealed) staysAwake(t *testing.T) {
+	if _, err := os.Stat(tunnel.LatencyDevice); err != nil || runtime.NumCPU() > tunnel.MostAwake {
+		t.Logf("this machine's CPUs are not kept awake: %d, %v", runtime.NumCPU(), err)
+		return
+	}
+	fds := fmt.Sprintf("/proc/%s/fd", s.docker(t, "inspect", "-f", "{{.State.Pid}}", "fairlead-pilot-"+tag))
+	until := func(awake bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			open, err := s.vm.Run(t.Context(), "ls", "-l", fds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(open, tunnel.LatencyDevice) == awake {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("with packets that pass (%v) the pilot has open\n%s", awake, open)
+			}
+		}
+	}
+	pings := s.Command(t.Context(), "ping", "-n", "-q", "-i", "0.002", "-w", "20", "172.17.0.1")
+	if err := pings.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(true)
+	pings.Process.Kill()
+	pings.Wait()
+	until(false)
 }
 
 // A pilot that sends the host's packets as the VM's own needs no rule, and one right more.

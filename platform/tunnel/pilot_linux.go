@@ -54,7 +54,7 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 		got.Lacks = err.Error()
 	}
 	if !l.Inject {
-		return p, got, nil
+		return keepAwake(p), got, nil
 	}
 	i, err := openInjector(p, prover)
 	if err != nil {
@@ -62,7 +62,7 @@ func openPilotPort(l Link, prover *prover) (_ port, got linked, err error) {
 		got.Hint = injectHint
 		return nil, got, err
 	}
-	return i, got, nil
+	return keepAwake(i), got, nil
 }
 
 // tunHint is what to do where the pilot gets no TUN device, if that is known.

@@ -38,7 +38,8 @@ type way struct {
 type measured struct {
 	to, from         float64
 	cpuTo, cpuFrom   float64
-	idle             float64
+	idle             float64 // every 10 ms
+	next             float64 // one after the other
 	busyTo, busyFrom float64 // while all that the way takes goes to the container, or comes from it
 }
 
@@ -96,6 +97,7 @@ var metrics = []struct {
 	{"to-cpu-s/GB", "CPU s/GB to", func(m measured) float64 { return m.cpuTo }},
 	{"from-cpu-s/GB", "CPU s/GB from", func(m measured) float64 { return m.cpuFrom }},
 	{"idle-rtt-ms", "idle RTT ms", func(m measured) float64 { return m.idle }},
+	{"next-rtt-ms", "RTT ms, one after the other", func(m measured) float64 { return m.next }},
 	{"busy-to-rtt-ms", "RTT ms, loaded to", func(m measured) float64 { return m.busyTo }},
 	{"busy-from-rtt-ms", "RTT ms, loaded from", func(m measured) float64 { return m.busyFrom }},
 }
@@ -262,13 +264,15 @@ func (w *way) measure(b *testing.B, seconds string) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m.idle = w.echo(b)
+		m.idle = w.echo(b, 10*time.Millisecond, 200)
+		m.next = w.echo(b, 0, 1000)
 		m.to, m.cpuTo = w.carry(b, "drain", length)
 		m.from, m.cpuFrom = w.carry(b, "pour", length)
 		w.rounds = append(w.rounds, m)
 		return
 	}
-	m.idle = w.ping(b)
+	m.idle = w.ping(b, apart...)
+	m.next = w.ping(b, "-A", "-c", "1000")
 	m.to, m.cpuTo, m.busyTo = w.transfer(b, seconds)
 	m.from, m.cpuFrom, m.busyFrom = w.transfer(b, seconds, "-R")
 	w.rounds = append(w.rounds, m)
@@ -303,16 +307,19 @@ func (w *way) transfer(b *testing.B, seconds string, more ...string) (speed, cpu
 	go func() {
 		defer close(done)
 		time.Sleep(300 * time.Millisecond) // past the slow start
-		rtt = w.ping(b)
+		rtt = w.ping(b, apart...)
 	}()
 	run()
 	<-done
 	return speed, cpu, rtt
 }
 
-// ping sends 200 echo requests in 2 s and gives the median round trip in ms.
-func (w *way) ping(b *testing.B) float64 {
-	out, err := w.host.Run(b.Context(), "ping", "-n", "-i", "0.01", "-c", "200", w.container)
+// apart are 200 echo requests in 2 s.
+var apart = []string{"-i", "0.01", "-c", "200"}
+
+// ping sends echo requests and gives the median round trip in ms.
+func (w *way) ping(b *testing.B, requests ...string) float64 {
+	out, err := w.host.Run(b.Context(), "ping", append(requests, "-n", w.container)...)
 	var all []float64
 	for _, m := range roundTrip.FindAllStringSubmatch(out, -1) {
 		if ms, err := strconv.ParseFloat(m[1], 64); err == nil {
@@ -349,14 +356,14 @@ func (w *way) attach(b *testing.B, guest string) (*net.UnixConn, *bufio.Reader, 
 
 const streamHead = 8 // before what the engine passes on of a container's output
 
-// echo sends what an echo request takes, 200 times in 2 s, and gives the median round trip in ms.
-func (w *way) echo(b *testing.B) float64 {
+// echo sends what an echo request takes so many times, with a pause before each, and gives the median round trip in ms.
+func (w *way) echo(b *testing.B, pause time.Duration, times int) float64 {
 	conn, r, end := w.attach(b, "echo")
 	defer end()
 	packet := make([]byte, 84)
 	var all []float64
-	for range 200 {
-		time.Sleep(10 * time.Millisecond)
+	for range times {
+		time.Sleep(pause)
 		begun := time.Now()
 		if _, err := conn.Write(packet); err != nil {
 			b.Fatal(err)
