@@ -30,14 +30,17 @@ func (e *Engine) LookAt(id string) {
 // does not heed the pattern, and lists all it has, is asked about the names alone from then on.
 func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted func(Container) bool) {
 	s := e.live.Load()
-	matches, err := regexp.Compile(pattern)
-	if s == nil || err != nil || !s.told.Load() { // else its list will tell
+	if s == nil || !s.told.Load() { // else its list will tell
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var found []string
 	if !s.listsAll.Load() {
+		matches, err := regexp.Compile(pattern)
+		if err != nil {
+			return
+		}
 		listing, stop := context.WithCancel(ctx)
 		filters, _ := json.Marshal(map[string][]string{"name": {pattern}})
 		_ = s.conn.eachListed(listing, url.Values{"filters": {string(filters)}}, func(c Container) {

@@ -68,12 +68,14 @@ func (c *connection) ask(ctx context.Context, method, path string, query url.Val
 		return answer.Body, nil
 	}
 	defer answer.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
-	var says struct{ Message string }
-	if json.Unmarshal(text, &says) != nil || says.Message == "" {
-		says.Message = string(bytes.TrimSpace(text))
+	said, _ := io.ReadAll(io.LimitReader(answer.Body, 512))
+	why := string(bytes.TrimSpace(said))
+	for key, value := range members(said) {
+		if string(key) == `"message"` {
+			why = cmp.Or(text(value), why)
+		}
 	}
-	if err = fmt.Errorf("the engine says %s: %q", answer.Status, says.Message); answer.StatusCode == http.StatusNotFound {
+	if err = fmt.Errorf("the engine says %s: %q", answer.Status, why); answer.StatusCode == http.StatusNotFound {
 		err = errors.Join(err, cerrdefs.ErrNotFound)
 	}
 	return nil, err
