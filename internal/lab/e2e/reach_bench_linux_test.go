@@ -39,6 +39,7 @@ type measured struct {
 	to, from         float64
 	cpuTo, cpuFrom   float64
 	idle             float64 // every 10 ms
+	often            float64 // every ms, in which ping does not sleep
 	next             float64 // one after the other
 	busyTo, busyFrom float64 // while all that the way takes goes to the container, or comes from it
 }
@@ -97,6 +98,7 @@ var metrics = []struct {
 	{"to-cpu-s/GB", "CPU s/GB to", func(m measured) float64 { return m.cpuTo }},
 	{"from-cpu-s/GB", "CPU s/GB from", func(m measured) float64 { return m.cpuFrom }},
 	{"idle-rtt-ms", "idle RTT ms", func(m measured) float64 { return m.idle }},
+	{"often-rtt-ms", "RTT ms, every ms", func(m measured) float64 { return m.often }},
 	{"next-rtt-ms", "RTT ms, one after the other", func(m measured) float64 { return m.next }},
 	{"busy-to-rtt-ms", "RTT ms, loaded to", func(m measured) float64 { return m.busyTo }},
 	{"busy-from-rtt-ms", "RTT ms, loaded from", func(m measured) float64 { return m.busyFrom }},
@@ -272,6 +274,7 @@ func (w *way) measure(b *testing.B, seconds string) {
 		return
 	}
 	m.idle = w.ping(b, apart...)
+	m.often = w.ping(b, "-i", "0.001", "-c", "1000")
 	m.next = w.ping(b, "-A", "-c", "1000")
 	m.to, m.cpuTo, m.busyTo = w.transfer(b, seconds)
 	m.from, m.cpuFrom, m.busyFrom = w.transfer(b, seconds, "-R")
