@@ -104,7 +104,7 @@ func (a *Agent) succeeded() bool {
 // needed for.
 func (a *Agent) settled() bool {
 	for _, w := range a.engines {
-		if w.err == nil && !w.listed {
+		if !w.listed && (w.err == nil || w.err == errNotHeard) {
 			return false
 		}
 		adm, needed := a.admission(w)

@@ -59,6 +59,24 @@ func TestOpenBySubnet(t *testing.T) {
 	}
 }
 
+// Who asks right after the start waits for the engine's first word, whatever that is.
+func TestSettled(t *testing.T) {
+	w := newWatched(EngineConfig{}, slog.New(slog.DiscardHandler))
+	a := &Agent{journal: &journal{}, engines: []*watched{w}}
+	if a.settled() {
+		t.Error("settled before the engine was heard")
+	}
+	if w.err = errors.New("connection refused"); !a.settled() {
+		t.Error("an engine that fails is waited for")
+	}
+	if w.err = nil; a.settled() {
+		t.Error("settled before the engine has told what it has")
+	}
+	if w.listed = true; !a.settled() {
+		t.Error("an engine that has told all is waited for")
+	}
+}
+
 // A question for a name waits, within its patience, while the VM is asked to let a new network's packets through: its containers
 // get their names right after.
 func TestNewSubnetIsWaitedFor(t *testing.T) {
