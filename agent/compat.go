@@ -48,10 +48,10 @@ type otherName struct {
 // docs/naming.md has a table for each, with its source. It is pure.
 func otherTools(c engine.Container) otherNames {
 	var env map[string]string
+	if len(c.Env) > 0 {
+		env = make(map[string]string, len(c.Env))
+	}
 	for _, v := range c.Env {
-		if env == nil {
-			env = map[string]string{}
-		}
 		k, v, _ := strings.Cut(v, "=")
 		env[strings.TrimSpace(k)] = strings.TrimSpace(v)
 	}
@@ -70,12 +70,13 @@ func otherTools(c engine.Container) otherNames {
 	for _, n := range listed(c.Labels["dev.orbstack.domains"]) {
 		o.names = append(o.names, otherName{tool: orbStack, name: n})
 	}
-	for _, name := range []string{"http", "https"} {
-		if len(c.Labels) == 0 {
-			break
+	for _, of := range [...]struct{ key, service string }{{"dev.orbstack.http-port", "http"}, {"dev.orbstack.https-port", "https"}} {
+		value, set := c.Labels[of.key]
+		if !set {
+			continue
 		}
-		if n, err := strconv.ParseUint(c.Labels["dev.orbstack."+name+"-port"], 10, 16); err == nil && n > 0 {
-			o.services[engine.Port{Number: uint16(n), Proto: "tcp"}] = name
+		if n, err := strconv.ParseUint(value, 10, 16); err == nil && n > 0 {
+			o.services[engine.Port{Number: uint16(n), Proto: "tcp"}] = of.service
 		}
 	}
 

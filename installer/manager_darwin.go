@@ -111,9 +111,10 @@ func start() error {
 	if on, err := atBoot(); err == nil && !on {
 		return errors.New("macOS has it switched off (System Settings, General, Login Items); install switches it on")
 	}
-	args, fresh := []string{"bootstrap", "system", place}, true
-	if loaded() {
-		args, fresh = []string{"kickstart", target}, false
+	fresh := !loaded()
+	args := []string{"bootstrap", "system", place}
+	if !fresh {
+		args = []string{"kickstart", target}
 	}
 	if _, err := tell(launchctl, args...); err != nil {
 		return err

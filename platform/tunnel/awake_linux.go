@@ -18,21 +18,29 @@ func keepAwake(p port) port {
 	if runtime.NumCPU() > MostAwake {
 		return p
 	}
-	var held *os.File
-	begin := func() (err error) {
-		if held, err = os.OpenFile(LatencyDevice, os.O_WRONLY, 0); err == nil {
-			_, err = held.Write(binary.NativeEndian.AppendUint32(nil, 0))
-		}
-		return err
-	}
-	if err := begin(); err != nil {
-		held.Close()
+	held, err := holdAwake()
+	if err != nil {
 		return p
 	}
 	held.Close()
 	return newWakeful(p, func(now bool) {
-		if !now || begin() != nil {
+		if now {
+			held, _ = holdAwake() // without it packets go slower, and that is all
+		} else {
 			held.Close()
 		}
 	})
+}
+
+// holdAwake keeps the CPUs from sleeping until the file is closed.
+func holdAwake() (*os.File, error) {
+	dev, err := os.OpenFile(LatencyDevice, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := dev.Write(binary.NativeEndian.AppendUint32(nil, 0)); err != nil {
+		dev.Close()
+		return nil, err
+	}
+	return dev, nil
 }
