@@ -80,6 +80,7 @@ type Agent struct {
 	shrink  *time.Timer // nil where nobody runs for long
 	shrunk  int         // how often since many containers came
 	garbage int         // percent of what is kept that may lie about now
+	rest    rest
 
 	due atomic.Bool // a pass is due or under way, or a VM is asked for more than before; written under mu, read without
 
@@ -370,6 +371,7 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	if w.twin != "" {
 		return // until it is given up
 	}
+	a.rest.from()
 	a.expect(w, u)
 	d := dirty{}
 	if u.Networks != nil {
@@ -418,6 +420,21 @@ func (a *Agent) calmed() {
 	}
 	a.mu.Unlock()
 	platform.Shrink()
+}
+
+// rest gives the pages of the program back some time after something was done that an agent at rest does not do.
+type rest struct{ due atomic.Bool }
+
+const restAfter = 4 * time.Second
+
+// from says that something was done.
+func (r *rest) from() {
+	if r.due.CompareAndSwap(false, true) {
+		time.AfterFunc(restAfter, func() {
+			r.due.Store(false)
+			platform.ShrinkProgram()
+		})
+	}
 }
 
 // take keeps what an engine says, and what the containers were before.

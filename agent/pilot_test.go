@@ -93,13 +93,13 @@ func TestNewSubnetIsWaitedFor(t *testing.T) {
 		}
 		a.subnets = []Subnet{{Prefix: old, State: Installed}}
 		ask(old)
-		if !a.nothingNew() || !a.settled() {
+		if a.worth() != 0 || !a.settled() {
 			t.Fatal("waits, but for what?")
 		}
 		a.subnets = append(a.subnets, Subnet{Prefix: fresh, State: Installed})
 		a.mark(dirty{names: true})
 		a.pass(t.Context())
-		if a.nothingNew() || a.settled() {
+		if a.worth() == 0 || a.settled() {
 			t.Error("the VM was not asked yet")
 		}
 		answered := false
@@ -113,7 +113,7 @@ func TestNewSubnetIsWaitedFor(t *testing.T) {
 		}
 		ask(old, fresh)
 		synctest.Wait()
-		if !answered || !a.nothingNew() || !a.settled() {
+		if !answered || a.worth() != 0 || !a.settled() {
 			t.Error("waits though the VM has answered")
 		}
 	})

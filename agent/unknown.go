@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -21,7 +22,7 @@ func (a *Agent) zoneConfig() dnsserver.ZoneConfig {
 		TTL: max(a.cfg.TTL, 1), NegativeTTL: max(a.cfg.Negative, 1), // there 0 is the default
 	}
 	if a.cfg.Patience > 0 {
-		c.Unknown, c.Settled, c.Patience = a.unknown, a.nothingNew, a.cfg.Patience
+		c.Unknown, c.Worth, c.Patience = a.unknown, a.worth, a.cfg.Patience
 	}
 	return c
 }
@@ -53,18 +54,22 @@ func (q *asking) begin() bool {
 	}
 }
 
-// nothingNew tells that unknown would find nothing out about any name: there is nothing to wait for, and the engines were asked
-// often enough. A flood of questions asks it every time, so it neither locks nor reads a clock.
-func (a *Agent) nothingNew() bool {
-	if a.asking.may() {
-		return false
-	}
+// worth tells for how many names at a time unknown may find anything out: for any while there is something to wait for, else for
+// as many as the engines may be asked for, which is none when they were asked often enough. A flood of questions asks it every
+// time, so it neither locks nor reads a clock.
+func (a *Agent) worth() int {
 	for _, e := range *a.apis.Load() { // first: what an engine has told is due before it ceases to be pending
 		if e.Pending() {
-			return false
+			return math.MaxInt
 		}
 	}
-	return !a.due.Load()
+	if a.due.Load() {
+		return math.MaxInt
+	}
+	if a.asking.may() {
+		return asks
+	}
+	return 0
 }
 
 // unknown is called before a name is denied. It waits for what the engines have hinted at and we have not told yet, and asks the
@@ -75,6 +80,7 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 	var asked <-chan struct{}
 	if stands := a.candidates(name); len(stands) > 0 {
 		if a.asking.begin() {
+			a.rest.from()
 			a.ask(ctx, stands)
 		} else if a.zone.Expects(name) {
 			asked = a.together.join(name)

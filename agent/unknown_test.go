@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"regexp"
 	"strings"
 	"sync"
@@ -32,25 +33,23 @@ func TestAskingPace(t *testing.T) {
 	}
 }
 
-// TestNothingNew: a flood waits for nothing once the engines were asked, but for a pass that is due.
-func TestNothingNew(t *testing.T) {
+// TestWorth: a flood waits for nothing once the engines were asked, but for a pass that is due.
+func TestWorth(t *testing.T) {
 	a := &Agent{names: newDirectory(nil), wake: make(chan struct{}, 1), passed: make(chan struct{})}
 	a.setEngines(nil)
-	if a.nothingNew() {
-		t.Error("nothing new before anybody was asked")
+	is := func(want int, when string) {
+		t.Helper()
+		if n := a.worth(); n != want {
+			t.Errorf("%s: %d names may wait, want %d", when, n, want)
+		}
 	}
+	is(asks, "before anybody was asked")
 	a.asking.out.Store(asks)
-	if !a.nothingNew() {
-		t.Error("something new, but what?")
-	}
+	is(0, "when the engines were asked")
 	a.mark(dirty{names: true})
-	if a.nothingNew() {
-		t.Error("nothing new while a pass is due")
-	}
+	is(math.MaxInt, "while a pass is due")
 	a.pass(t.Context())
-	if !a.nothingNew() {
-		t.Error("something new after the pass")
-	}
+	is(0, "after the pass")
 }
 
 // TestCandidates: a question leads to the containers that may have the name, by names of Docker's that are none of DNS, too.

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,11 +21,12 @@ const (
 // unknown asks the zone's owner about names before they are denied.
 type unknown struct {
 	ask      func(context.Context, string)
-	settled  func() bool
+	worth    func() int
 	patience time.Duration
 
 	mu      sync.Mutex
 	asked   map[string]*call // the running ones
+	tried   int              // of them, for names that Expect did not name
 	waiting int
 }
 
@@ -34,8 +36,8 @@ type expected [1 << 13]atomic.Int32
 func (e *expected) place(hash uint64) *atomic.Int32 { return &e[hash>>1%uint64(len(e))] }
 
 // Expect says that the names, which Update could take, may appear any moment, n times; with a negative n it takes that back. A
-// query for one of them, or for a name below one, or for its first label with others behind, waits for Unknown although the zone is
-// Settled, and has its own room among those that wait: whoever asks for names at random does not take it.
+// query for one of them, or for a name below one, or for its first label with others behind, waits for Unknown although that is not
+// Worth it, and has its own room among those that wait: whoever asks for names at random does not take it.
 func (z *Zone) Expect(names []string, n int) {
 	for _, name := range names {
 		if ValidName(name) {
@@ -133,12 +135,16 @@ func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPo
 
 // begin counts one more query that waits, and tells until when; nil: it must not, or need not, as its name can never exist.
 func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
-	if u.ask == nil || q.size == 0 || !expected && u.settled != nil && u.settled() {
+	if u.ask == nil || q.size == 0 {
 		return nil
 	}
-	room := maxWaiting
+	room, more := maxWaiting, math.MaxInt
 	if expected {
 		room = 2 * maxWaiting
+	} else if u.worth != nil {
+		if more = u.worth(); more <= 0 { // a flood neither locks nor allocates
+			return nil
+		}
 	}
 	name, _, err := dns.UnpackDomainName(q.lower[:], 0)
 	if name = canonical(name); err != nil || !ValidName(name) {
@@ -147,14 +153,17 @@ func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	running := u.asked[name]
-	if u.waiting >= room || running == nil && len(u.asked) >= room {
+	if u.waiting >= room || running == nil && (len(u.asked) >= room || u.tried >= more) {
 		return nil
 	}
 	u.waiting++
 	if running == nil {
 		first := &call{done: make(chan struct{})}
 		u.asked[name] = first
-		go u.run(name, first)
+		if !expected {
+			u.tried++
+		}
+		go u.run(name, first, expected)
 		return first.done
 	}
 	if running.next == nil {
@@ -164,7 +173,7 @@ func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
 }
 
 // run makes a call, and then those that were wanted meanwhile.
-func (u *unknown) run(name string, c *call) {
+func (u *unknown) run(name string, c *call, expected bool) {
 	for c != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), u.patience)
 		u.ask(ctx, name)
@@ -173,8 +182,8 @@ func (u *unknown) run(name string, c *call) {
 		u.mu.Lock()
 		if c = c.next; c != nil {
 			u.asked[name] = c
-		} else {
-			delete(u.asked, name)
+		} else if delete(u.asked, name); !expected {
+			u.tried--
 		}
 		u.mu.Unlock()
 	}

@@ -110,17 +110,15 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-// TestSettled: nobody is asked while nothing can be found out, a flood of denials allocates nothing, and afterwards names are found again.
-func TestSettled(t *testing.T) {
-	var settled atomic.Bool
-	var calls atomic.Int32
+// TestWorth: nobody is asked while nothing can be found out, a flood of denials allocates nothing, and afterwards names are found again.
+func TestWorth(t *testing.T) {
+	var worth, calls atomic.Int32
 	var z *Zone
-	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Settled: settled.Load, Unknown: func(_ context.Context, name string) {
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return int(worth.Load()) }, Unknown: func(_ context.Context, name string) {
 		calls.Add(1)
 		z.Update(map[string]*Record{name: {Addrs: addrs("172.17.0.9")}})
 	}})
 	ask := serveZone(t, z)
-	settled.Store(true)
 	for _, network := range []string{"udp", "tcp"} {
 		if m := ask(network, "new.docker", dns.TypeA); m.Rcode != dns.RcodeNameError {
 			t.Errorf("%s: got\n%v", network, m)
@@ -144,20 +142,39 @@ func TestSettled(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	settled.Store(false)
+	worth.Store(1)
 	if m := ask("udp", "new.docker", dns.TypeA); len(m.Answer) != 1 {
 		t.Errorf("got\n%v", m)
 	}
 }
 
-// TestSettledIsFresh: what came between the look at the zone and Settled's word is answered.
-func TestSettledIsFresh(t *testing.T) {
+// TestWorthBounds: no more names are asked about at a time than it is worth it for, and whoever asks for one of them waits with the first.
+func TestWorthBounds(t *testing.T) {
+	release := make(chan struct{})
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return 2 }, Unknown: func(context.Context, string) { <-release }})
+	w := &waiters{udp: true, send: func([]byte, netip.AddrPort) {}}
+	for _, of := range []struct {
+		name  string
+		waits bool
+	}{{"a.docker", true}, {"b.docker", true}, {"c.docker", false}, {"a.docker", true}} {
+		if got := asked(t, z, w, of.name) == nil; got != of.waits {
+			t.Errorf("%s: waits %v", of.name, got)
+		}
+	}
+	close(release)
+	w.Wait()
+	eventually(t, "more may be asked", func() bool { return asked(t, z, w, "c.docker") == nil })
+	w.Wait()
+}
+
+// TestWorthIsFresh: what came between the look at the zone and Worth's word is answered.
+func TestWorthIsFresh(t *testing.T) {
 	var z *Zone
-	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Unknown: func(context.Context, string) {}, Settled: func() bool {
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Unknown: func(context.Context, string) {}, Worth: func() int {
 		z.Update(map[string]*Record{"new.docker": {Addrs: addrs("172.17.0.9")}})
-		return true
+		return 0
 	}})
-	if reply := deny(z, "new.docker"); denies(reply) {
+	if reply := asked(t, z, &waiters{udp: true}, "new.docker"); denies(reply) {
 		t.Error("denied")
 	}
 }
@@ -300,21 +317,14 @@ func TestPatience(t *testing.T) {
 // TestExpected: names that may appear any moment, those below them, and their first label with others behind, wait though all is
 // settled and a flood has filled the room; for other names nothing changes.
 func TestExpected(t *testing.T) {
-	var settled atomic.Bool
+	var worth atomic.Int32
+	worth.Store(2 * maxWaiting)
 	release := make(chan struct{})
-	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Settled: settled.Load, Unknown: func(context.Context, string) { <-release }})
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return int(worth.Load()) }, Unknown: func(context.Context, string) { <-release }})
 	z.Expect([]string{"web.docker", "api.shop.docker", "NOT A NAME"}, 1)
 	z.Expect([]string{"api.shop.docker"}, 1)
 	w := &waiters{udp: true, send: func([]byte, netip.AddrPort) {}}
-	waits := func(name string) bool {
-		msg, err := question(name, dns.TypeA).Pack()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var q query
-		q.parse(msg, true)
-		return z.settle(w, &q, msg, z.reply(&q, msg, make([]byte, ednsSize), true), netip.AddrPort{}) == nil
-	}
+	waits := func(name string) bool { return asked(t, z, w, name) == nil }
 	for i := range maxWaiting {
 		if !waits(fmt.Sprintf("r%d.docker", i)) {
 			t.Fatalf("the room is full with %d", i)
@@ -337,7 +347,7 @@ func TestExpected(t *testing.T) {
 		if others > 30 {
 			t.Errorf("%d others wait", others)
 		}
-		settled.Store(true)
+		worth.Store(0)
 	}
 	close(release)
 	w.Wait()
@@ -347,17 +357,18 @@ func TestExpected(t *testing.T) {
 	}
 }
 
-// deny asks as a socket does.
-func deny(z *Zone, name string) (reply []byte) {
+// asked asks as a socket does. The reply is nil when the question waits.
+func asked(t *testing.T, z *Zone, w *waiters, name string) (reply []byte) {
+	t.Helper()
 	msg, err := question(name, dns.TypeA).Pack()
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
 	var q query
 	q.parse(msg, true)
 	reply = z.reply(&q, msg, make([]byte, ednsSize), true)
 	if denies(reply) {
-		reply = z.settle(&waiters{udp: true}, &q, msg, reply, netip.AddrPort{})
+		reply = z.settle(w, &q, msg, reply, netip.AddrPort{})
 	}
 	return reply
 }
@@ -366,7 +377,7 @@ func TestDenied(t *testing.T) {
 	z := NewZone(ZoneConfig{Domains: []string{"docker"}})
 	z.Update(map[string]*Record{"web.docker": {Addrs: addrs("172.17.0.2")}})
 	for _, name := range []string{"WEB.docker", "a.B.docker", "x.web.docker", `a\.b.docker`} {
-		deny(z, name)
+		asked(t, z, &waiters{udp: true}, name)
 	}
 	for name, want := range map[string]bool{
 		"web.docker": false, "docker": false, "other.docker": false, "": false, "A.b.docker": false,
@@ -399,7 +410,7 @@ func TestDeniedRaces(t *testing.T) {
 		name := fmt.Sprintf("n%d.docker", i)
 		var query sync.WaitGroup
 		var reply []byte
-		query.Go(func() { reply = deny(z, name) })
+		query.Go(func() { reply = asked(t, z, &waiters{udp: true}, name) })
 		z.Update(map[string]*Record{name: {Addrs: addrs("172.17.0.2")}})
 		told := z.Denied(name)
 		query.Wait()

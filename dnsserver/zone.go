@@ -40,9 +40,9 @@ type ZoneConfig struct {
 	Unknown  func(ctx context.Context, name string)
 	Patience time.Duration
 
-	// Settled, unless nil, is asked before Unknown, from any goroutine and for every such query; it must return at once. True means that
-	// Unknown has no way to know more than the zone does now: the name is denied without it, unless Expect named it.
-	Settled func() bool
+	// Worth, unless nil, is asked before Unknown, from any goroutine and for every such query; it must return at once. It says for how many
+	// names at a time Unknown may know more than the zone does now: beyond those a name is denied without it, unless Expect named it.
+	Worth func() int
 }
 
 // Record is what one name answers. Its slices are sets, order means nothing.
@@ -95,7 +95,7 @@ func NewZone(cfg ZoneConfig) *Zone {
 		ttl:         seconds(cfg.TTL, 5*time.Second),
 		negativeTTL: seconds(cfg.NegativeTTL, time.Second),
 		server:      cfg.Server,
-		unknown:     unknown{ask: cfg.Unknown, settled: cfg.Settled, patience: cmp.Or(cfg.Patience, defaultPatience), asked: make(map[string]*call)},
+		unknown:     unknown{ask: cfg.Unknown, worth: cfg.Worth, patience: cmp.Or(cfg.Patience, defaultPatience), asked: make(map[string]*call)},
 	}
 	z.serial.Store(uint32(time.Now().Unix())) // larger than that of the run before, as caches expect (RFC 1912, 2.2)
 	z.build(cfg.Domains, nil)

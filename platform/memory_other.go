@@ -2,7 +2,5 @@
 
 package platform
 
-import "runtime/debug"
-
-// Shrink gives memory back that only what was done so far has needed.
-func Shrink() { debug.FreeOSMemory() }
+// ShrinkProgram gives the pages of the program itself back, where the OS does not do that as it sees fit.
+func ShrinkProgram() {}

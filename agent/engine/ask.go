@@ -2,10 +2,11 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -37,15 +38,11 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 	defer cancel()
 	var found []string
 	if !s.listsAll.Load() {
-		matches, err := regexp.Compile(pattern)
-		if err != nil {
-			return
-		}
 		listing, stop := context.WithCancel(ctx)
-		filters, _ := json.Marshal(map[string][]string{"name": {pattern}})
-		_ = s.conn.eachListed(listing, url.Values{"filters": {string(filters)}}, func(c Container) {
-			switch {
-			case !matches.MatchString(c.Name):
+		matches := sync.OnceValues(func() (*regexp.Regexp, error) { return regexp.Compile(pattern) }) // mostly nothing is listed
+		_ = s.conn.eachListed(listing, url.Values{"filters": {`{"name":[` + strconv.Quote(pattern) + `]}`}}, func(c Container) {
+			switch heeded, err := matches(); {
+			case err == nil && !heeded.MatchString(c.Name):
 				s.listsAll.Store(true)
 				stop() // it may be 100,000
 			case len(found) < maxFound && wanted(c):

@@ -131,7 +131,8 @@ func New(ep Endpoint, log *slog.Logger) *Engine {
 // connection is one client with a negotiated API; it is made anew after every loss, as the engine may have been upgraded.
 type connection struct {
 	*client.Client
-	tls        bool
+	bare       http.RoundTripper                       // as the client's, without what that does for tracing
+	to         url.URL                                 // the API
 	open       func(context.Context) (net.Conn, error) // one more way to the engine, under HTTP
 	info       Info
 	traits     traits
@@ -160,7 +161,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	h := c.HTTPClient()
-	h.Transport = bounded{anyAge{h.Transport}}
+	h.Transport = anyAge{bounded{h.Transport}}
 	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned how to dial
 		return nil, err
 	}
@@ -173,8 +174,13 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	c.NegotiateAPIVersionPing(ping)
-	conn := &connection{Client: c, tls: e.Certs != "", open: c.Dialer()}
-	if conn.tls {
+	conn := &connection{Client: c, bare: bounded{transport}, to: url.URL{Scheme: "http", Host: client.DummyHost}, open: c.Dialer()}
+	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
+		conn.to.Host, conn.to.Path = host.Host, strings.TrimRight(host.Path, "/")
+	}
+	conn.to.Path += "/v" + c.ClientVersion()
+	if e.Certs != "" {
+		conn.to.Scheme = "https"
 		secure := tls.Dialer{Config: transport.TLSClientConfig}
 		conn.open = func(ctx context.Context) (net.Conn, error) {
 			return secure.DialContext(ctx, "tcp", strings.TrimPrefix(c.DaemonHost(), "tcp://"))

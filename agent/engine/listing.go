@@ -19,7 +19,6 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/client"
 )
 
 // eachListed goes through the containers that the engine lists, those that live or all that the filters name, without ever
@@ -35,11 +34,15 @@ func (c *connection) eachListed(ctx context.Context, query url.Values, yield fun
 // eachIn goes through a list of containers, and closes it.
 func eachIn(list io.ReadCloser, yield func(Container)) error {
 	defer list.Close()
-	return eachElement(list, func(element []byte) {
+	err := eachElement(list, func(element []byte) {
 		if sum, ok := containerOfSummary(element); ok {
 			yield(sum)
 		}
 	})
+	if err == nil {
+		_, _ = list.Read(make([]byte, 1)) // to its end, or the connection is of no more use
+	}
+	return err
 }
 
 // get asks for what lies at a path, in its own bytes: the client's types would have all of it, and take many times as long. What is not
@@ -49,18 +52,9 @@ func (c *connection) get(ctx context.Context, path string, query url.Values) (io
 }
 
 func (c *connection) ask(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
-	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
-	if host, err := client.ParseHostURL(c.DaemonHost()); err == nil && host.Scheme == "tcp" {
-		u.Host, u.Path = host.Host, strings.TrimRight(host.Path, "/")+u.Path
-		if c.tls {
-			u.Scheme = "https"
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := c.HTTPClient().Do(req)
+	to := c.to
+	to.Path, to.RawQuery = to.Path+path, query.Encode()
+	answer, err := c.bare.RoundTrip((&http.Request{Method: method, URL: &to, Host: to.Host, Header: http.Header{}}).WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
