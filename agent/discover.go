@@ -239,9 +239,11 @@ func fingerprint(networks []engine.Network) string {
 func (a *Agent) unwatch(ctx context.Context, w *watched) {
 	a.mu.Lock()
 	for number, c := range w.containers.All() {
-		w.change(number, c)
+		if !w.backlog.Has(number) {
+			w.change(number, c)
+		}
 	}
-	w.containers = &engine.Store{}
+	w.containers, w.backlog, w.listing = &engine.Store{}, nil, false
 	a.markLocked(dirty{names: true})
 	for len(w.changed) > 0 && ctx.Err() == nil {
 		a.awaitNews(ctx)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -69,7 +70,10 @@ type Agent struct {
 	reverse   []string       // the served domains of addresses
 	noReverse []netip.Prefix // reachable subnets without one
 	dirty     dirty
-	paused    bool // by teardown-network: nothing is wanted until the next setup-network
+	wanted    map[string]bool // containers that were asked for while names wait to be made, by their names
+	sought    bool            // there are new ones, to be looked for among all
+	seen      time.Time       // when that was last done
+	paused    bool            // by teardown-network: nothing is wanted until the next setup-network
 	problems  []string
 	entries   []resolver.Item    // what the OS has of ours
 	blocked   []resolver.Blocked // what it should have and does not
@@ -114,6 +118,8 @@ type watched struct {
 	placed     place                       // what the directory has of its containers was claimed from here
 	moving     map[uint32]bool             // while that changes: numbers of containers whose claims are from the new place
 	coming     map[string][]string         // by container's id: names that the zone expects because of it
+	listing    bool                        // its first list since it was connected to is being read
+	backlog    engine.Numbers              // of its containers whose names are still to be made: nobody has asked for them
 	changed    map[uint32]engine.Container // by number: what the next pass has to look at, as it was at the last
 	reach      platform.Reach
 	pilot      pilotState
@@ -176,7 +182,7 @@ func (a *Agent) setEngines(list []*watched) {
 
 func newWatched(cfg EngineConfig, log *slog.Logger) *watched {
 	return &watched{
-		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard,
+		cfg: cfg, eng: engine.New(cfg.Endpoint, log), err: errNotHeard, listing: true,
 		containers: &engine.Store{}, coming: map[string][]string{}, changed: map[uint32]engine.Container{}, kick: make(chan struct{}, 1),
 	}
 }
@@ -336,6 +342,7 @@ func (a *Agent) loop(ctx context.Context) {
 			a.mark(dirty{routes: true, resolver: true})
 		case <-a.wake:
 			a.pass(ctx)
+			runtime.Gosched() // who waited for it goes before the next one
 		}
 	}
 }
@@ -354,6 +361,9 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 			a.log.Warn("engine lost", "engine", w.cfg.Name, "err", u.Down)
 		}
 		w.up, w.err = false, u.Down
+		if w.listing = false; w.backlog != nil {
+			a.markLocked(dirty{})
+		}
 		a.wakeWaiting()
 		return // nothing is deleted on ignorance
 	case u.Settled:
@@ -378,14 +388,15 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 		w.networks, w.listed, d.routes = u.Networks, true, true
 	}
 	d.routes = d.routes || u.Full
-	w.take(u)
+	a.keep(w, u)
 	a.hurry(len(u.Containers) + len(u.Coming))
-	if d != (dirty{}) || a.dirty != (dirty{}) {
-		a.markLocked(d)
-		return
+	if u.Networks == nil && a.dirty == (dirty{}) && !(w.listing && len(w.changed) == 0) { // no route changes, and names are waited for
+		a.passNames(false)
+		a.wakeWaiting()
 	}
-	a.passNames(false) // no route changes, and names are waited for
-	a.wakeWaiting()
+	if d != (dirty{}) || a.dirty != (dirty{}) || a.sought {
+		a.markLocked(d)
+	}
 }
 
 // hurry leaves more garbage lying about while many containers come, as their names are waited for, until it is calm again.
@@ -437,19 +448,6 @@ func (r *rest) from() {
 	}
 }
 
-// take keeps what an engine says, and what the containers were before.
-func (w *watched) take(u engine.Update) {
-	for _, c := range u.Containers {
-		w.change(w.containers.Put(c))
-	}
-	for _, id := range u.Gone {
-		if number, ok := w.containers.Find(id); ok {
-			w.change(number, w.containers.Get(number))
-			w.containers.Delete(id)
-		}
-	}
-}
-
 func (w *watched) change(number uint32, before engine.Container) {
 	if _, ok := w.changed[number]; !ok {
 		w.changed[number] = before
@@ -493,11 +491,15 @@ func (a *Agent) pass(ctx context.Context) {
 	if d.names {
 		d.resolver = a.passDomains() || d.resolver
 	}
+	left := a.promote()
 	a.passNames(d.names)
 	if d.resolver {
 		a.problem("resolver", a.passResolver(ctx))
 	}
-	a.due.Store(slices.ContainsFunc(a.engines, a.behind)) // the report makes for a pass
+	if left {
+		poke(a.wake)
+	}
+	a.due.Store(left || slices.ContainsFunc(a.engines, a.behind)) // the report makes for a pass
 	a.wakeWaiting()
 }
 
@@ -807,7 +809,7 @@ func (a *Agent) passNames(all bool) {
 		}
 		if w.moving != nil {
 			for number, c := range w.containers.All() {
-				if !w.moving[number] {
+				if !w.moving[number] && !w.backlog.Has(number) {
 					look(number, c)
 				}
 			}

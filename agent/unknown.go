@@ -77,6 +77,7 @@ func (a *Agent) worth() int {
 // moment, together with all others that are asked for so. The answer to the first question after `docker run` is never too early,
 // whatever else is asked meanwhile. It returns when somebody has the name, when there is nothing to wait for, or when ctx ends.
 func (a *Agent) unknown(ctx context.Context, name string) {
+	a.want(name)
 	var asked <-chan struct{}
 	if stands := a.candidates(name); len(stands) > 0 {
 		if a.asking.begin() {
@@ -91,7 +92,7 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 		passed := a.passed
 		busy := asked != nil || a.due.Load()
 		for _, w := range a.engines {
-			busy = busy || w.eng.Pending() || len(w.changed) > 0
+			busy = busy || w.eng.Pending() || len(w.changed) > 0 || w.backlog != nil
 		}
 		known := a.knows(name)
 		a.mu.Unlock()

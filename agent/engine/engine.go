@@ -283,8 +283,10 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
 		return 0, errors.New("the engine's answer has no end")
 	}
-	if i := bytes.LastIndexByte(p[:n], '\n'); i >= 0 && b.line > 0 {
-		b.left = b.line - (n - i - 1)
+	if b.line > 0 {
+		if i := bytes.LastIndexByte(p[:n], '\n'); i >= 0 {
+			b.left = b.line - (n - i - 1)
+		}
 	}
 	return n, err
 }

@@ -284,8 +284,8 @@ func containerOfSummary(element []byte) (c Container, ok bool) {
 			c.ID = text(v)
 		case `"Names"`:
 			for name := range elements(v) {
-				if name := strings.TrimPrefix(text(name), "/"); !strings.Contains(name, "/") { // else a link: another's name for it
-					c.Name = name
+				if name := strings.TrimPrefix(glance(name), "/"); !strings.Contains(name, "/") { // else a link: another's name for it
+					c.Name = strings.Clone(name)
 				}
 			}
 		case `"Image"`:
@@ -295,9 +295,9 @@ func containerOfSummary(element []byte) (c Container, ok bool) {
 				c.setLabel(text(k), text(v))
 			}
 		case `"State"`:
-			c.State = text(v)
+			c.State = oneOf(states, v)
 		case `"Status"`: // "Up 5 minutes (health: starting)"
-			switch status := text(v); {
+			switch status := glance(v); {
 			case strings.HasSuffix(status, "(healthy)"):
 				c.Health = "healthy"
 			case strings.HasSuffix(status, "(unhealthy)"):
@@ -315,7 +315,7 @@ func containerOfSummary(element []byte) (c Container, ok bool) {
 							port.Number = uint16(n)
 						}
 					case `"Type"`:
-						port.Proto = text(v)
+						port.Proto = oneOf(protos, v)
 					}
 				}
 				c.addPort(port)
@@ -339,9 +339,9 @@ func attachmentOf(network string, endpoint []byte) Attachment {
 		case `"NetworkID"`:
 			a.NetworkID = text(v)
 		case `"IPAddress"`:
-			v4 = text(v)
+			v4 = glance(v)
 		case `"GlobalIPv6Address"`:
-			v6 = text(v)
+			v6 = glance(v)
 		case `"Aliases"`:
 			for alias := range elements(v) {
 				if len(a.Aliases) < maxAliases {
@@ -397,20 +397,29 @@ func object(in *bufio.Reader, told []byte) ([]byte, error) {
 		}
 		n := 0
 		for n < len(chunk) && depth > 0 {
-			c := chunk[n]
-			n++
-			switch {
-			case escaped:
-				escaped = false
-			case c == '"':
-				quoted = !quoted
-			case quoted:
-				escaped = c == '\\'
-			case c == '{' || c == '[':
+			if quoted {
+				if escaped {
+					n, escaped = n+1, false
+				}
+				end := bytes.IndexByte(chunk[n:], '"')
+				if end < 0 {
+					escaped = escapes(chunk[n:])
+					n = len(chunk)
+					break
+				}
+				quoted = escapes(chunk[n : n+end])
+				n += end + 1
+				continue
+			}
+			switch c := chunk[n]; c {
+			case '"':
+				quoted = true
+			case '{', '[':
 				depth++
-			case c == '}' || c == ']':
+			case '}', ']':
 				depth--
 			}
+			n++
 		}
 		if told = append(told, chunk[:n]...); len(told) > maxAnswer {
 			return told, errors.New("one object's description has no end")
@@ -476,14 +485,13 @@ func cutValue(b []byte) (value, rest []byte) {
 	for i, depth := 0, 0; i < len(b); i++ {
 		switch c := b[i]; {
 		case c == '"':
-			for i++; ; i++ {
-				if end := bytes.IndexByte(b[i:], '"'); end < 0 {
+			for begin := i + 1; ; {
+				end := bytes.IndexByte(b[i+1:], '"')
+				if end < 0 {
 					return nil, nil
-				} else if escape := bytes.IndexByte(b[i:i+end], '\\'); escape < 0 {
-					i += end
+				}
+				if i += 1 + end; !escapes(b[begin:i]) {
 					break
-				} else if i += escape + 1; i == len(b) {
-					return nil, nil
 				}
 			}
 			if depth == 0 {
@@ -507,14 +515,35 @@ func cutValue(b []byte) (value, rest []byte) {
 	return nil, nil
 }
 
+// escapes tells whether the part of a JSON string makes what follows it mean something else.
+func escapes(part []byte) bool {
+	n := len(part)
+	for n > 0 && part[n-1] == '\\' {
+		n--
+	}
+	return (len(part)-n)%2 != 0
+}
+
 // text reads a JSON string; what is none is "".
-func text(value []byte) (s string) {
+func text(value []byte) string { return strings.Clone(glance(value)) }
+
+// glance is text for what is not kept: it is valid for as long as value.
+func glance(value []byte) string {
 	if len(value) < 2 || value[0] != '"' {
 		return ""
 	}
 	if plain := value[1 : len(value)-1]; bytes.IndexByte(plain, '\\') < 0 && utf8.Valid(plain) {
-		return string(plain)
+		return asText(plain)
 	}
-	_ = json.Unmarshal(value, &s)
-	return s
+	s := new(string)
+	_ = json.Unmarshal(value, s)
+	return *s
+}
+
+// oneOf is text that is mostly one of these words.
+func oneOf(words []string, value []byte) string {
+	if i := slices.Index(words, glance(value)); i >= 0 {
+		return words[i]
+	}
+	return text(value)
 }

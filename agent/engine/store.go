@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"maps"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,10 +19,12 @@ import (
 type Store struct {
 	places []uint32 // by number: of the chunk and, in the lower 16 bits, from where in it; nowhere is nobody's
 	spare  []uint32 // numbers that are nobody's
-	index  []uint32 // open addressing: number+1, 0 is free; a power of two, at most 3/4 of them used
+	index  []uint64 // open addressing: 32 bits of the id's hash and number+1, 0 is free; a power of two, at most 13/16 of them used
 	chunks []chunk
 	last   int            // chunk to be written to
 	alike  map[string]int // where that has what containers may have in common
+
+	own, common []byte // scratch of who writes
 }
 
 // chunk is memory that is written once. When little is left of it that is moved, and the collector takes it when nobody reads it any more.
@@ -47,8 +50,8 @@ func (s *Store) Find(id string) (number uint32, ok bool) {
 		return 0, false
 	}
 	var room [64]byte
-	at := s.slot(appendID(room[:0], id))
-	return s.index[at] - 1, s.index[at] != 0
+	at := s.slot(asText(appendID(room[:0], id)))
+	return uint32(s.index[at]) - 1, s.index[at] != 0
 }
 
 // Get gives the container with a number, the zero Container where there is none.
@@ -79,6 +82,16 @@ func (s *Store) All() iter.Seq2[uint32, Container] {
 	}
 }
 
+// Named gives those of the numbers whose container's name is one of the wanted.
+func (s *Store) Named(wanted map[string]bool, among Numbers) (found []uint32) {
+	for n := range among.All() {
+		if p := s.at(n); p.own != "" && wanted[p.name()] {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
 // nextPart gives the first container from number on that was not inspected, and the number to go on with.
 func (s *Store) nextPart(number uint32) (id string, next uint32, ok bool) {
 	for ; int(number) < len(s.places); number++ {
@@ -90,23 +103,26 @@ func (s *Store) nextPart(number uint32) (id string, next uint32, ok bool) {
 }
 
 // is tells whether a container is kept exactly as c is.
-func (s *Store) is(number uint32, c Container) bool { return s.at(number) == pack(c) }
+func (s *Store) is(number uint32, c Container) bool {
+	own, alike := pack(c, nil, nil)
+	return s.at(number) == packed{asText(own), asText(alike)}
+}
 
 // Put keeps a container in place of what was kept for its id, which it gives back.
 func (s *Store) Put(c Container) (number uint32, before Container) {
-	p := pack(c)
-	if (len(s.places)+1)*4 > len(s.index)*3 {
-		s.index = make([]uint32, max(16, 2*len(s.index)))
-		for n := range uint32(len(s.places)) {
-			if p := s.at(n); p.own != "" {
-				s.index[s.slot([]byte(p.id()))] = n + 1
-			}
+	s.own, s.common = pack(c, s.own[:0], s.common[:0])
+	p := packed{asText(s.own), asText(s.common)}
+	if (len(s.places)+1)*16 > len(s.index)*13 {
+		old := s.index
+		s.index = make([]uint64, max(16, 2*len(old)))
+		for _, n := range old {
+			s.place(n)
 		}
 	}
-	at, last, left := s.slot([]byte(p.id())), s.last, -1
+	at, last, left := s.slot(p.id()), s.last, -1
 	switch {
 	case s.index[at] != 0:
-		number = s.index[at] - 1
+		number = uint32(s.index[at]) - 1
 		was := s.at(number)
 		if before = was.unpack(); was == p {
 			return number, before
@@ -119,7 +135,7 @@ func (s *Store) Put(c Container) (number uint32, before Container) {
 		number = uint32(len(s.places))
 		s.places = append(s.places, nowhere)
 	}
-	s.places[number], s.index[at] = s.keep(p), number+1
+	s.places[number], s.index[at] = s.keep(p), hashOf(p.id())|uint64(number+1)
 	s.tidy(left)
 	s.tidy(last)
 	return number, before
@@ -131,27 +147,41 @@ func (s *Store) Delete(id string) (number uint32, ok bool) {
 		return 0, false
 	}
 	mask := len(s.index) - 1
-	hole := s.slot([]byte(s.at(number).id()))
+	hole := s.slot(s.at(number).id())
 	left := s.drop(number)
 	s.places[number], s.index[hole] = nowhere, 0
 	s.spare = append(s.spare, number)
 	for at := (hole + 1) & mask; s.index[at] != 0; at = (at + 1) & mask { // who was pushed on by it comes back
 		n := s.index[at]
 		s.index[at] = 0
-		s.index[s.slot([]byte(s.at(n-1).id()))] = n
+		s.place(n)
 	}
 	s.tidy(left)
 	return number, true
 }
 
+func hashOf(id string) uint64 { return maphash.String(seed, id) &^ (1<<32 - 1) }
+
 // slot is where an id is, or where it belongs.
-func (s *Store) slot(id []byte) int {
-	mask := len(s.index) - 1
-	for at := int(maphash.Bytes(seed, id)) & mask; ; at = (at + 1) & mask {
-		if n := s.index[at]; n == 0 || s.at(n-1).id() == string(id) {
+func (s *Store) slot(id string) int {
+	hash, mask := hashOf(id), len(s.index)-1
+	for at := int(hash>>32) & mask; ; at = (at + 1) & mask {
+		if n := s.index[at]; n == 0 || n>>32 == hash>>32 && s.at(uint32(n)-1).id() == id {
 			return at
 		}
 	}
+}
+
+// place puts back what was in the index.
+func (s *Store) place(n uint64) {
+	if n == 0 {
+		return
+	}
+	at := int(n>>32) & (len(s.index) - 1)
+	for s.index[at] != 0 {
+		at = (at + 1) & (len(s.index) - 1)
+	}
+	s.index[at] = n
 }
 
 // at is what is kept of the container with a number, the zero packed where there is none.
@@ -227,12 +257,46 @@ func (s *Store) tidy(at int) {
 	old := s.chunks[at]
 	for from := 0; from < len(old.data); {
 		p, end := old.piece(from)
-		if n := s.index[s.slot([]byte(p.id()))]; n != 0 && s.places[n-1] == uint32(at*chunkSize+from) {
+		if n := uint32(s.index[s.slot(p.id())]); n != 0 && s.places[n-1] == uint32(at*chunkSize+from) {
 			s.places[n-1] = s.keep(p)
 		}
 		from = end
 	}
 	s.chunks[at] = chunk{}
+}
+
+// Numbers is a set of containers, by their numbers in a Store.
+type Numbers []uint64
+
+// Add puts n into the set.
+func (s *Numbers) Add(n uint32) {
+	for int(n/64) >= len(*s) {
+		*s = append(*s, 0)
+	}
+	(*s)[n/64] |= 1 << (n % 64)
+}
+
+// Remove takes n out of the set.
+func (s Numbers) Remove(n uint32) {
+	if int(n/64) < len(s) {
+		s[n/64] &^= 1 << (n % 64)
+	}
+}
+
+// Has tells whether n is in the set.
+func (s Numbers) Has(n uint32) bool { return int(n/64) < len(s) && s[n/64]>>(n%64)&1 != 0 }
+
+// All gives the set from the smallest on. What is given may be removed meanwhile.
+func (s Numbers) All() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for i, word := range s {
+			for ; word != 0; word &= word - 1 {
+				if !yield(uint32(64*i + bits.TrailingZeros64(word))) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // packed is a container in two strings: what it has of its own, and what it may have in common with others that were made as it was. Numbers and
@@ -253,8 +317,9 @@ var (
 	protos  = []string{"", "tcp", "udp", "sctp"}
 )
 
-func pack(c Container) packed {
-	b, alike := appendID(make([]byte, 0, 128), c.ID), make([]byte, 0, 128)
+// pack writes a container behind own and alike.
+func pack(c Container, own, alike []byte) (_, _ []byte) {
+	b := appendID(own, c.ID)
 	flags := byte(0)
 	if c.whole {
 		flags |= isWhole
@@ -277,8 +342,10 @@ func pack(c Container) packed {
 	alike = appendWord(alike, states, c.State)
 	alike = appendWord(alike, healths, c.Health)
 	alike = binary.AppendUvarint(alike, uint64(len(c.Labels)))
-	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
-		alike = appendText(appendText(alike, k), c.Labels[k])
+	if len(c.Labels) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+			alike = appendText(appendText(alike, k), c.Labels[k])
+		}
 	}
 	alike = binary.AppendUvarint(alike, uint64(len(c.Env)))
 	for _, v := range c.Env {
@@ -304,10 +371,10 @@ func pack(c Container) packed {
 			b = appendText(b, a)
 		}
 	}
-	return packed{asText(b), asText(alike)}
+	return b, alike
 }
 
-// asText is b as a string, without a copy. Nobody may write to it any more.
+// asText is b as a string, without a copy, for as long as nobody writes to it.
 func asText(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // id is the beginning, by which it is found.
@@ -317,6 +384,11 @@ func (p packed) id() string {
 }
 
 func (p packed) whole() bool { return p.own[len(p.id())]&isWhole != 0 }
+
+func (p packed) name() string {
+	r := unpacker(p.own[len(p.id())+1:]) // behind the flags
+	return r.text()
+}
 
 func (p packed) unpack() (c Container) {
 	r, alike := unpacker(p.own), unpacker(p.alike)
@@ -379,7 +451,7 @@ func appendID(b []byte, id string) []byte {
 		start := len(b)
 		b = binary.AppendUvarint(b, uint64(len(id)/2)<<1|1)
 		for i := 0; i < len(id); i += 2 {
-			high, low := digit(id[i]), digit(id[i+1])
+			high, low := digits[id[i]], digits[id[i+1]]
 			if high|low > 15 {
 				b = b[:start]
 				break
@@ -394,15 +466,16 @@ func appendID(b []byte, id string) []byte {
 	return append(b, id...)
 }
 
-func digit(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
+// digits are the values of hex digits, as they are written in ids.
+var digits = func() (values [256]byte) {
+	for c := range values {
+		values[c] = 255
 	}
-	return 255
-}
+	for i, c := range "0123456789abcdef" {
+		values[c] = byte(i)
+	}
+	return values
+}()
 
 func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)

@@ -2,8 +2,10 @@ package engine
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -157,4 +159,27 @@ func FuzzSummary(f *testing.F) {
 			t.Errorf("image %q, want %q", got.Image, sum.Image)
 		}
 	})
+}
+
+// BenchmarkList reads an engine's list of containers and keeps them; per container.
+func BenchmarkList(b *testing.B) {
+	const n = 20_000
+	var list bytes.Buffer
+	for i := range n {
+		id := fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, i)))
+		fmt.Fprintf(&list, `,{"Command":"sleep","Created":1767225600,"HostConfig":{"NetworkMode":"bridge"},"Id":%q,"Image":"nginx","ImageID":"sha256:%s","Labels":{},"Mounts":[],"Names":["/web-%d"],"NetworkSettings":{"Networks":{"bridge":{"Aliases":[%q],"DNSNames":["web-%[3]d",%[4]q],"EndpointID":%[4]q,"Gateway":"10.0.0.1","GlobalIPv6Address":"","IPAddress":"10.0.%d.%d","IPPrefixLen":8,"MacAddress":"02:42:ac:11:00:02","NetworkID":"n1"}}},"Ports":[],"State":"running","Status":"Up 1 second"}`,
+			id, id, i, id[:12], i>>8, i&255)
+	}
+	text := append(append([]byte("["), list.Bytes()[1:]...), ']')
+	b.ReportAllocs()
+	b.SetBytes(int64(len(text) / n))
+	for left := 0; b.Loop(); left-- {
+		if left == 0 {
+			left = n
+			var s Store
+			if err := eachIn(io.NopCloser(bytes.NewReader(text)), func(c Container) { s.Put(c) }); err != nil || s.Len() != n {
+				b.Fatal(err, s.Len())
+			}
+		}
+	}
 }

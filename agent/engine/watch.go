@@ -137,7 +137,7 @@ type session struct {
 	first    bool                // it is the session's first
 	hushed   map[string]bool     // what it is to tell of in place of looks: a storm's
 	touched  map[string]bool     // hinted since it began: it may tell what was before
-	seen     bits                // numbers in known that were told since it began
+	seen     Numbers             // those in known that were told since it began
 	due      map[string]bool     // to be looked at
 	stormed  time.Time           // when due became a storm
 	looking  map[string]bool     // being looked at; true: something happened since the look began
@@ -212,24 +212,6 @@ type peeked struct {
 	found   []Container // each with one attachment, and where that was asked for with what a list tells
 }
 
-// bits is a set of small numbers.
-type bits []uint64
-
-func (b *bits) set(n uint32) {
-	for int(n/64) >= len(*b) {
-		*b = append(*b, 0)
-	}
-	(*b)[n/64] |= 1 << (n % 64)
-}
-
-func (b bits) clear(n uint32) {
-	if int(n/64) < len(b) {
-		b[n/64] &^= 1 << (n % 64)
-	}
-}
-
-func (b bits) has(n uint32) bool { return int(n/64) < len(b) && b[n/64]>>(n%64)&1 != 0 }
-
 func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
@@ -262,10 +244,12 @@ func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) e
 		}))
 	}()
 
-	select {
-	case <-subscribed:
-	case <-time.After(s.pace.pingTimeout): // an engine that sends no header before the first event; Since has us miss none
-	case <-ctx.Done():
+	if since.IsZero() { // else what happens before the subscription is told by it
+		select {
+		case <-subscribed:
+		case <-time.After(s.pace.pingTimeout): // an engine that sends no header before the first event
+		case <-ctx.Done():
+		}
 	}
 	e.live.Store(s)
 	defer e.live.Store(nil)
@@ -564,7 +548,7 @@ func (s *session) gone(ids ...string) (was bool) {
 func (s *session) forget(id string) bool {
 	number, ok := s.known.Find(id)
 	if ok {
-		s.seen.clear(number)
+		s.seen.Remove(number)
 		s.share(s.known.Get(number), false)
 	}
 	return ok
@@ -610,7 +594,7 @@ func (s *session) send(u Update) {
 	if s.listing != nil {
 		for _, c := range u.Containers {
 			if number, ok := s.known.Find(c.ID); ok {
-				s.seen.set(number)
+				s.seen.Add(number)
 			}
 		}
 	}
@@ -869,7 +853,7 @@ func (s *session) listed(b batch) {
 			if c.sharesWith != "" {
 				c.Endpoints, c.HostNetwork = before.Endpoints, before.HostNetwork
 			}
-			if s.seen.set(number); s.known.is(number, c) {
+			if s.seen.Add(number); s.known.is(number, c) {
 				s.share(c, true)
 				continue
 			}
@@ -879,7 +863,7 @@ func (s *session) listed(b batch) {
 	}
 	if b.end {
 		for number, c := range s.known.All() {
-			if !s.seen.has(number) {
+			if !s.seen.Has(number) {
 				s.forget(c.ID)
 				u.Gone = append(u.Gone, c.ID)
 			}

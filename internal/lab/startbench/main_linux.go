@@ -3,7 +3,7 @@
 //	startbench ROUNDS HOSTS SOCKET NAME=FAIRLEAD...
 //
 // SOCKET is a made-up engine's, which lists a container for each line "ADDRESS NAME" of the file HOSTS. In each round, for each of the
-// binaries in turn, the list is read, the agent started and asked for the last name until it is answered right, and the list read again.
+// binaries in turn, the list is read, the agent started and asked for the last name until it is answered right.
 package main
 
 import (
@@ -54,9 +54,9 @@ func main() {
 	for round := range rounds + 1 {
 		for i, arg := range os.Args[4:] {
 			_, binary, _ := strings.Cut(arg, "=")
-			before := readList(socket)
+			readList(socket) // the engine may still be at work for an agent that has ended
+			list := readList(socket)
 			row := start(binary, socket, filepath.Join(dir, fmt.Sprint(i, "-", round)), name, addr)
-			list := (before + readList(socket)) / 2
 			if round == 0 { // the files are in nobody's cache
 				results[i] = make([][]float64, len(columns))
 				continue
