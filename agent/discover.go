@@ -114,7 +114,9 @@ func (a *Agent) keepEngines(ctx context.Context) {
 	begin := func(w *watched) {
 		ctx, cancel := context.WithCancel(ctx)
 		var jobs sync.WaitGroup
-		jobs.Go(func() { w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }) })
+		jobs.Go(func() {
+			w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }, func(id string) { a.ended(w, id) })
+		})
 		jobs.Go(func() { a.keepPilot(ctx, w) })
 		ends[w] = func() { cancel(); jobs.Wait() }
 	}

@@ -399,6 +399,23 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	}
 }
 
+// ended takes the names that a container alone has from the zone as soon as it is said to have died: heard and its pass say the same, and
+// who has the rest, some wake-ups later. While the agent is at work it leaves all to them.
+func (a *Agent) ended(w *watched, id string) {
+	if a.zone == nil || len(id) < 12 || !a.mu.TryLock() {
+		return
+	}
+	defer a.mu.Unlock()
+	number, ok := w.containers.Find(id)
+	if !ok || !a.names.alone.has(id[:12], ownerOf(w.slot, number)) { // else the name may be somebody else's
+		return
+	}
+	for _, d := range a.cfg.Domains {
+		a.zone.Withdraw(id[:12]+"."+d, func(name string) bool { return a.names.shared[strings.TrimSuffix(name, "."+d)] != nil })
+	}
+	w.change(number, w.containers.Get(number)) // if it lives after all, the next pass gives them back
+}
+
 // hurry leaves more garbage lying about while many containers come, as their names are waited for, until it is calm again.
 func (a *Agent) hurry(many int) {
 	if a.shrink == nil || many < throng {

@@ -531,6 +531,15 @@ func (x *index) find(name string, yield func(owner) bool) {
 	}
 }
 
+// has tells whether an owner has the name, or one of the same hash.
+func (x *index) has(name string, o owner) (has bool) {
+	x.find(name, func(found owner) bool {
+		has = found == o
+		return !has
+	})
+	return has
+}
+
 func (x *index) insert(name string, o owner) {
 	if x.used*16 >= len(x.slots)*13 {
 		old := x.slots

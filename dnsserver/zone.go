@@ -87,6 +87,7 @@ type Zone struct {
 	had     []byte
 	text    []byte
 	batch   []change
+	gone    [][]byte // in text
 }
 
 // NewZone makes a zone that has its domains and name servers, and no names yet.
@@ -183,7 +184,32 @@ func (z *Zone) Update(changed map[string]*Record) {
 	}
 }
 
-// update reports whether something changes. A name that gets records does so at the next flush.
+// Withdraw removes a name, and with it some of those that answer exactly what it does: of a container its other names. Those that keep
+// holds for stay. It is for whoever has no time to find out what to Update.
+func (z *Zone) Withdraw(name string, keep func(name string) bool) {
+	if !ValidName(name) {
+		return
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.name = appendName(z.name[:0], name)
+	t := z.table.Load()
+	n := t.find(z.name, hashOf(z.name))
+	if n == nil || n.flags&given == 0 {
+		return
+	}
+	for name := range t.names(n) {
+		if !keep(textOf(name)) {
+			z.goes(name)
+		}
+	}
+	if len(z.gone) > 0 {
+		z.table.Store(z.flush(t))
+		z.serial.Add(1)
+	}
+}
+
+// update reports whether something changes, at the next flush.
 func (z *Zone) update(name string, r *Record) bool {
 	if !ValidName(name) {
 		return false
@@ -198,8 +224,7 @@ func (z *Zone) update(name string, r *Record) bool {
 	had := old != nil && old.flags&given != 0
 	if r == nil {
 		if had {
-			z.table.Store(z.remove(t, z.name))
-			z.records--
+			z.goes(z.name)
 		}
 		return had
 	}
@@ -238,8 +263,17 @@ func (z *Zone) later(name []byte, apex int, kind uint8) {
 	z.batch = append(z.batch, c)
 }
 
+// goes notes for flush that a name that Update gave is to answer nothing.
+func (z *Zone) goes(name []byte) {
+	from := len(z.text)
+	z.text = append(z.text, name...)
+	z.gone = append(z.gone, z.text[from:])
+	z.records--
+}
+
 // flush does what was noted. Names that answer the same share a node.
 func (z *Zone) flush(t *table) *table {
+	t = z.remove(t, z.gone)
 	name := func(c change) []byte { return z.text[c.from:c.rrs] }
 	rrs := func(c change) []byte { return z.text[c.rrs:c.to] }
 	if len(z.batch) > 1 {
@@ -258,8 +292,9 @@ func (z *Zone) flush(t *table) *table {
 		}
 		t = z.put(t, names, first.apex, rrs(first), first.kind)
 	}
-	if z.batch, z.text = z.batch[:0], z.text[:0]; cap(z.batch) > 1<<10 || cap(z.text) > 1<<17 {
-		z.batch, z.text = nil, nil // changes are mostly small
+	clear(z.gone)
+	if z.batch, z.gone, z.text = z.batch[:0], z.gone[:0], z.text[:0]; cap(z.batch) > 1<<10 || cap(z.gone) > 1<<10 || cap(z.text) > 1<<17 {
+		z.batch, z.gone, z.text = nil, nil, nil // changes are mostly small
 	}
 	return t
 }
@@ -331,22 +366,51 @@ func (t *table) leave(ref uint32) {
 	t.free(ref)
 }
 
-// remove takes a name's record away, and every name that existed only because of it.
-func (z *Zone) remove(t *table, name []byte) *table {
-	for {
+// remove takes the records of names away, and every name that existed only because of them. A node of several that go is left once.
+func (z *Zone) remove(t *table, names [][]byte) *table {
+	var room [maxNames]uint32
+	left := room[:0]
+	for i := 0; i < len(names); {
+		name := names[i]
 		_, _, ref := t.place(name)
-		if n := t.node(ref); t.below(n, name) > 0 {
-			return z.put(t, [][]byte{name}, n.apex(), nil, 0) // an empty non-terminal
+		if t.below(t.node(ref), name) > 0 { // later: what is below may go, too
+			i++
+			continue
 		}
 		t.remove(name)
+		left = append(left, ref)
+		t.lose(above(name))
+		names[i], names = names[len(names)-1], names[:len(names)-1]
+	}
+	slices.Sort(left)
+	for _, ref := range slices.Compact(left) {
 		t.leave(ref)
-		name = above(name)
-		up := t.find(name, hashOf(name)) // there is one: an apex is never removed
-		left := t.below(up, name) - 1
-		if t.setBelow(up, name, left); up.kind() != 0 || left > 0 {
-			return t
+	}
+	for _, name := range names {
+		if n := t.find(name, hashOf(name)); t.below(n, name) > 0 {
+			t = z.put(t, [][]byte{name}, n.apex(), nil, 0) // an empty non-terminal
+		} else {
+			t.drop(name)
 		}
 	}
+	return t
+}
+
+// lose says that one name less is right below this one, which goes if that was all that it existed for.
+func (t *table) lose(name []byte) {
+	n := t.find(name, hashOf(name)) // there is one: an apex is never removed
+	left := t.below(n, name) - 1
+	if t.setBelow(n, name, left); n.kind() == 0 && left == 0 {
+		t.drop(name)
+	}
+}
+
+// drop takes away a name that nothing is below.
+func (t *table) drop(name []byte) {
+	_, _, ref := t.place(name)
+	t.remove(name)
+	t.leave(ref)
+	t.lose(above(name))
 }
 
 // The types that Record can hold, as numbers of the wire.
@@ -471,6 +535,15 @@ func ValidName(name string) bool {
 // canonical is the form that names are compared in: lower-case, no trailing dot.
 func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+// textOf undoes appendName.
+func textOf(wire []byte) string {
+	text := make([]byte, 0, len(wire))
+	for ; wire[0] != 0; wire = above(wire) {
+		text = append(append(text, wire[1:1+int(wire[0])]...), '.')
+	}
+	return string(text[:max(len(text)-1, 0)])
 }
 
 // appendName gives a valid name's wire form.

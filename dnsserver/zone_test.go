@@ -386,6 +386,9 @@ func TestUpdateEqualsFresh(t *testing.T) {
 			if z.serial.Load()-before > 1 {
 				t.Fatalf("seed %d: serial moved from %d to %d", seed, before, z.serial.Load())
 			}
+			if rnd.IntN(4) == 0 {
+				withdraw(t, z, all, randomName(rnd), randomName(rnd))
+			}
 		}
 		fresh := NewZone(cfg)
 		fresh.Update(all)
@@ -402,6 +405,37 @@ func TestUpdateEqualsFresh(t *testing.T) {
 		z.Update(all)
 		if got, want := dump(z), dump(NewZone(cfg)); !reflect.DeepEqual(got, want) || z.Len() != 0 {
 			t.Fatalf("seed %d: emptied zone:\n got %v\nwant %v", seed, got, want)
+		}
+	}
+}
+
+// withdraw has a name withdrawn, and of those that answer the same all but one. With it goes nothing else.
+func withdraw(t *testing.T, z *Zone, all map[string]*Record, name, kept string) {
+	t.Helper()
+	answer := func(name string) string {
+		if all[name] == nil {
+			return ""
+		}
+		return fmt.Sprintf("%v %x", all[name].Wildcard, z.encode(all[name]))
+	}
+	has := func(name string) bool {
+		wire := appendName(nil, name)
+		n, exact := z.table.Load().lookup(wire, hashOf(wire))
+		return exact && n.flags&given != 0
+	}
+	same := answer(name)
+	z.Withdraw(name, func(n string) bool { return n == kept })
+	for n, r := range all {
+		switch {
+		case r == nil:
+		case has(n):
+			if n == name && n != kept {
+				t.Fatalf("%s is still there", n)
+			}
+		case n == kept || answer(n) != same:
+			t.Fatalf("%s went with %s", n, name)
+		default:
+			all[n] = nil
 		}
 	}
 }

@@ -60,11 +60,14 @@ const (
 // Watch tells sink what the engine has, until ctx ends: a full listing after each connect and every minute, changes in
 // between. sink is called from one goroutine at a time, must not block for long, and has known Take each update before it returns:
 // Watch reads known, and writes nothing there. A lost engine is dialled again with growing, jittered pauses.
-func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update)) {
+//
+// ended is called with the id of a container as soon as the engine says that it died, from another goroutine, and must not wait
+// for anything: that would hold up all events. sink is told in any case, mostly soon after.
+func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update), ended func(id string)) {
 	pause := e.pace.backoffMin
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := e.session(ctx, known, sink)
+		err := e.session(ctx, known, sink, ended)
 		if ctx.Err() != nil {
 			return
 		}
@@ -126,6 +129,7 @@ type session struct {
 	conn  *connection
 	known *Store // what sink was told
 	sink  func(Update)
+	ended func(id string)
 	// sharers are the ids in known that use another container's network, by that one's id.
 	sharers  map[string]map[string]bool
 	overlays atomic.Pointer[map[string]bool] // ids of networks
@@ -219,7 +223,7 @@ func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *
 	}
 }
 
-func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) error {
+func (e *Engine) session(ctx context.Context, known *Store, sink func(Update), ended func(id string)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conn, err := e.dial(ctx)
@@ -229,6 +233,7 @@ func (e *Engine) session(ctx context.Context, known *Store, sink func(Update)) e
 	defer conn.Close()
 
 	s := e.newSession(conn, known, sink)
+	s.ended = ended
 	s.pending.Store(true)
 	go s.keepPulse(ctx, cancel)
 	since := conn.systemTime
@@ -272,6 +277,9 @@ func (s *session) note(n note) {
 		s.lost = true
 	}
 	s.unlock()
+	if n.what == died { // before follow, which has to be woken
+		s.ended(n.id)
+	}
 	select {
 	case s.poke <- struct{}{}:
 	default:

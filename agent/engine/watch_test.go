@@ -59,7 +59,7 @@ func watch(t testing.TB, url string, p pace, spies ...func(Update)) *watching {
 				spy(u)
 			}
 			w.updates <- u
-		})
+		}, func(string) {})
 	}()
 	t.Cleanup(w.end)
 	return w
