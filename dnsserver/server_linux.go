@@ -8,8 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"runtime/metrics"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +20,7 @@ import (
 
 // udpSocket is a socket that the runtime's poller does not know: one that it watches pays an epoll callback for every datagram
 // in either direction, 0.2 us of the 1.7 that a query takes. Instead the poller watches an epoll of our own, which
-// holds the socket only while we sleep.
+// holds the socket only while few queries come. A receive that waits does so for quick at most.
 type udpSocket struct {
 	fd     int
 	epoll  *os.File
@@ -40,11 +43,16 @@ func openUDP(addr netip.AddrPort) (u *udpSocket, call string, err error) {
 	if addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, "socket", err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20) // for bursts; the system may grant less
+	timeout := unix.NsecToTimeval(int64(quick))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		unix.Close(fd)
+		return nil, "setsockopt", err
+	}
 	if err := unix.Bind(fd, sockaddr(addr)); err != nil {
 		unix.Close(fd)
 		return nil, "bind", err
@@ -155,17 +163,30 @@ func (b *batch) source(i int) netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
-// mmsg receives or sends up to n datagrams. A raw system call, since the runtime would wake threads around any other, and
-// since none of these waits.
-func (u *udpSocket) mmsg(call uintptr, msgs *mmsghdr, n int) (int, syscall.Errno) {
-	done, _, errno := unix.RawSyscall6(call, uintptr(u.fd), uintptr(unsafe.Pointer(msgs)), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+// mmsg receives or sends up to n datagrams. A raw system call, since the runtime would wake threads around any other.
+func (u *udpSocket) mmsg(call uintptr, msgs *mmsghdr, n int, flags uintptr) (int, syscall.Errno) {
+	done, _, errno := unix.RawSyscall6(call, uintptr(u.fd), uintptr(unsafe.Pointer(msgs)), uintptr(n), flags, 0, 0)
 	return int(done), errno
 }
 
-// serveUDP is a loop without locks or allocations. Once a few rounds in a row had something to do, it takes the socket out of
-// epoll until there is nothing.
+// While queries come in quick succession the thread itself waits for the next one, in the receive: the poller's way takes three more
+// system calls a query, and often another thread. Its processor (P) does nothing else meanwhile, so it waits only when no goroutine wants
+// to run, and while there is another one for those that will. The runtime gets the thread when it wants it, as for a collection:
+// it sends a signal, and a receive that has a timeout ends with EINTR then (signal(7)). After that as after a pause the poller has
+// its turn, for enough queries that the runtime's monitor, which looks every 10 ms, finds the process idle and goes to sleep.
+const (
+	quick  = 10 * time.Millisecond
+	enough = 16 // queries
+)
+
+// spare tells whether a processor can be kept from others. It reads into sample.
+func spare(sample []metrics.Sample) bool {
+	metrics.Read(sample)
+	return sample[0].Value.Uint64() == 0 && runtime.GOMAXPROCS(0) > 1
+}
+
+// serveUDP is a loop without locks or allocations.
 func (s *Server) serveUDP(ctx context.Context, z *Zone) error {
-	const hot = 4
 	u := s.udp
 	if u.closed.Load() {
 		return fmt.Errorf("read udp %s: %w", s.addr, net.ErrClosed)
@@ -176,36 +197,50 @@ func (s *Server) serveUDP(ctx context.Context, z *Zone) error {
 	waiting := waiters{udp: true, send: func(reply []byte, to netip.AddrPort) { unix.Sendto(u.fd, reply, unix.MSG_DONTWAIT, sockaddr(to)) }}
 	defer waiting.Wait()
 	b := newBatch()
-	var n, rounds int
+	var n, row int // queries that came now, and in quick succession
+	var last time.Time
+	var alone bool
 	var errno syscall.Errno
-	receive := func() { n, errno = u.mmsg(unix.SYS_RECVMMSG, &b.in[0], batchSize) }
+	runnable := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}
+	receive := func(flags uintptr) { n, errno = u.mmsg(unix.SYS_RECVMMSG, &b.in[0], batchSize, flags) }
 	await := func(ep uintptr) (done bool) { // until then the poller has the goroutine sleep, and calls again
 		if !u.held {
 			if errno = u.hold(ep); errno != 0 {
 				return true
 			}
+			row = 0
 		}
-		if receive(); errno == unix.EAGAIN {
-			rounds = 0
-		}
+		receive(unix.MSG_DONTWAIT)
 		return errno != unix.EAGAIN
 	}
 	for failures := 0; !ending.Load(); {
 		var err error
 		errno = unix.EAGAIN
 		if !u.held {
-			receive()
+			wait := uintptr(unix.MSG_DONTWAIT)
+			if alone && spare(runnable) {
+				wait = unix.MSG_WAITFORONE
+			}
+			receive(wait)
 		}
-		if errno == unix.EAGAIN {
+		if errno == unix.EAGAIN || errno == unix.EINTR {
 			err = u.raw.Read(await)
 		}
 		switch errno {
 		case 0:
 			failures = 0
-			if rounds++; rounds == hot && u.held {
-				u.release()
-			}
 			u.send(b, s.answer(z, b, n, &waiting))
+			now := time.Now()
+			if now.Sub(last) > quick {
+				row = 0
+			}
+			row, last = row+n, now
+			if u.held && row >= enough {
+				u.release()
+				if alone = spare(runnable); alone {
+					runtime.Gosched() // has another thread ask the poller, as this one will not
+				}
+			}
 		case unix.EINTR, unix.EAGAIN:
 		default:
 			err = os.NewSyscallError("recvmmsg", errno)
@@ -250,7 +285,7 @@ func (s *Server) answer(z *Zone, b *batch, n int, waiting *waiters) (replies int
 // send is content with what the system takes: over UDP the client asks again.
 func (u *udpSocket) send(b *batch, n int) {
 	for at := 0; at < n; {
-		sent, errno := u.mmsg(unix.SYS_SENDMMSG, &b.out[at], n-at)
+		sent, errno := u.mmsg(unix.SYS_SENDMMSG, &b.out[at], n-at, unix.MSG_DONTWAIT)
 		if errno != 0 {
 			sent = 1 // goes without an answer
 		}
