@@ -132,7 +132,6 @@ func New(ep Endpoint, log *slog.Logger) *Engine {
 type connection struct {
 	*client.Client
 	bare       http.RoundTripper                       // as the client's, without what that does for tracing
-	wires      *wires                                  // nil unless the engine is behind a socket of this host; bare goes by them then
 	to         url.URL                                 // the API
 	open       func(context.Context) (net.Conn, error) // one more way to the engine, under HTTP
 	info       Info
@@ -180,10 +179,6 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		conn.to.Host, conn.to.Path = host.Host, strings.TrimRight(host.Path, "/")
 	}
 	conn.to.Path += "/v" + c.ClientVersion()
-	if scheme, _, _ := strings.Cut(c.DaemonHost(), ":"); scheme == "unix" || scheme == "npipe" {
-		conn.wires = &wires{dial: conn.open}
-		conn.bare = bounded{conn.wires}
-	}
 	if e.Certs != "" {
 		conn.to.Scheme = "https"
 		secure := tls.Dialer{Config: transport.TLSClientConfig}
@@ -192,18 +187,10 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 		}
 	}
 	if err := conn.introduce(ctx, ping.APIVersion); err != nil {
-		conn.Close()
+		c.Close()
 		return nil, err
 	}
 	return conn, nil
-}
-
-// Close closes the connections that nobody uses.
-func (c *connection) Close() error {
-	if c.wires != nil {
-		c.wires.close()
-	}
-	return c.Client.Close()
 }
 
 func (c *connection) introduce(ctx context.Context, api string) error {
