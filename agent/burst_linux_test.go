@@ -68,7 +68,8 @@ func (e *crowded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	const network = `{"Id":"n1","Name":"bridge","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.213.0.0/16","Gateway":"10.213.255.254"}]},"Containers":{%s}}`
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	list, joined, byID := e.list, e.joined, e.byID
+	e.mu.Unlock() // before anything is written: who asked may not read yet
 	switch {
 	case r.URL.Path == "/_ping":
 		w.Header().Set("Api-Version", "1.41")
@@ -79,11 +80,12 @@ func (e *crowded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "networks":
 		fmt.Fprintf(w, "["+network+"]", "")
 	case path == "networks/n1":
-		fmt.Fprintf(w, network, e.joined)
+		fmt.Fprintf(w, network, joined)
 	case path == "containers/json":
-		fmt.Fprint(w, "[", e.list, "]")
+		fmt.Fprint(w, "[", list, "]")
 	case path == "events":
 		events := make(chan string, 64)
+		e.mu.Lock()
 		e.streams[events] = true
 		e.mu.Unlock()
 		w.(http.Flusher).Flush()
@@ -98,9 +100,10 @@ func (e *crowded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		e.mu.Lock()
 		delete(e.streams, events)
+		e.mu.Unlock()
 	default:
 		id, _, _ := strings.Cut(strings.TrimPrefix(path, "containers/"), "/")
-		if c, ok := e.byID[id]; ok {
+		if c, ok := byID[id]; ok {
 			io.WriteString(w, c)
 		} else {
 			http.Error(w, `{"message":"no such container"}`, http.StatusNotFound)
