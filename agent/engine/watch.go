@@ -485,7 +485,7 @@ func (s *session) outcome(r looked) {
 	if s.filling[r.id] {
 		delete(s.filling, r.id)
 		if s.fillLeft == 0 && s.fillRest == nil {
-			s.fillRest = time.After(max(20*time.Millisecond, 20*r.took)) // there is no hurry, and the machine has other work
+			s.fillRest = time.After(max(40*time.Millisecond, 20*r.took)) // there is no hurry, and the machine has other work
 		}
 	}
 	if stale {
