@@ -304,6 +304,8 @@ func engineLike(u string) string {
 		return name + "unix://" + where
 	case strings.HasPrefix(where, "unix:/") && plain(strings.ReplaceAll(where[6:], "/", "")):
 		return name + "unix:///" + strings.TrimLeft(where[6:], "/")
+	case strings.HasPrefix(where, "unix:"):
+		return name + "unix:///var/run/docker.sock"
 	case strings.HasPrefix(where, "ssh:"):
 		return name + "ssh://USER@HOST"
 	case err == nil && plain(host) && plain(port):
