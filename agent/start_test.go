@@ -31,6 +31,7 @@ func BenchmarkHeard(b *testing.B) {
 			a = newAgent(Config{Engines: []EngineConfig{{Endpoint: engine.Endpoint{Name: "default", URL: "unix:///nowhere"}}}, Domains: []string{"docker"}}, slog.New(slog.DiscardHandler), "", nil)
 			a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: []string{"docker", "10.in-addr.arpa"}, Unknown: func(context.Context, string) {}})
 			a.engines[0].reach = platform.Reach{Kind: platform.Native}
+			a.engines[0].listing = false // or their names would be made later
 			a.subnets = []Subnet{{Engine: "default", Prefix: netip.MustParsePrefix("10.0.0.0/8"), State: Native}}
 			b.StartTimer()
 		}
