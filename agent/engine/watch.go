@@ -144,7 +144,7 @@ type session struct {
 	seen     Numbers             // those in known that were told since it began
 	due      map[string]bool     // to be looked at
 	stormed  time.Time           // when due became a storm
-	looking  map[string]bool     // being looked at; true: something happened since the look began
+	looking  map[string]news     // being looked at: what was said of it since the look began
 	joining  map[string]bool     // given an address, and not looked at since
 	dead     map[string]bool     // died, were told gone, and have not begun anything since: a look at them is nothing to wait for
 	peeking  map[string][]string // by network that is being looked at: who joined it meanwhile
@@ -210,6 +210,35 @@ type looked struct {
 	took    time.Duration
 }
 
+// news is what events say of a container while it is being looked at.
+type news struct {
+	joined []string // ids of networks
+	runs   bool
+	other  bool
+}
+
+func (w news) and(n note) news {
+	switch n.what {
+	case joined:
+		w.joined = append(w.joined, n.network)
+	case started:
+		w.runs = true
+	default:
+		w.other = true
+	}
+	return w
+}
+
+// seen tells whether a look has seen all of the news: an engine holds many an inspect back until what they tell of is done.
+func (w news) seen(r looked) bool {
+	for _, network := range w.joined {
+		if !slices.ContainsFunc(r.c.Endpoints, func(a Attachment) bool { return a.NetworkID == network && len(a.Addrs) > 0 }) {
+			return false
+		}
+	}
+	return !w.other && (r.live && r.c.State == "running" || !w.runs && w.joined == nil)
+}
+
 // peeked is what a network tells of those that just joined it.
 type peeked struct {
 	network string
@@ -219,7 +248,7 @@ type peeked struct {
 func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
-		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]bool{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
 	}
 }
 
@@ -416,8 +445,8 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 		if s.listing != nil {
 			s.touched[n.id] = true
 		}
-		if _, ok := s.looking[n.id]; ok {
-			s.looking[n.id] = true
+		if since, ok := s.looking[n.id]; ok {
+			s.looking[n.id] = since.and(n)
 		} else {
 			s.due[n.id] = true
 		}
@@ -447,7 +476,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 // lookOn begins to look at what is due, as far as there are lookers, and else at what a list has told of.
 func (s *session) lookOn(ctx context.Context, results chan<- looked) {
 	look := func(id string) {
-		s.looking[id] = false
+		s.looking[id] = news{}
 		go func() {
 			began := time.Now()
 			r := s.look(ctx, id)
@@ -480,7 +509,7 @@ func (s *session) lookOn(ctx context.Context, results chan<- looked) {
 
 // outcome takes in what a look has found.
 func (s *session) outcome(r looked) {
-	stale := s.looking[r.id]
+	stale := !s.looking[r.id].seen(r)
 	delete(s.looking, r.id)
 	if s.filling[r.id] {
 		delete(s.filling, r.id)

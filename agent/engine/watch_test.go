@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -454,6 +455,90 @@ func TestWatchBurst(t *testing.T) {
 		t.Errorf("%d inspects for a burst, want 2", n)
 	}
 	w.wantNoLoss()
+}
+
+// A look that the engine holds back until the container runs has seen that it joined and started; of what else comes meanwhile it may not know.
+func TestWatchLooksOnce(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	marker := d.run("marker", "bridge")
+	w := watch(t, d.url, brisk())
+	w.untilFilled()
+	marks := 0
+	mark := func() { // all earlier events have been taken in
+		marks++
+		name := fmt.Sprint("marker", marks)
+		d.rename(marker, name)
+		w.until("the mark", func() bool { return w.containers[marker].Name == name })
+	}
+	for news, want := range map[string]int{"": 1, "update": 2} {
+		id := d.create("web"+news, "bridge")
+		d.untilInspected(id, 1)
+		mark()
+		before := d.inspected(id)
+		asked, release := make(chan struct{}, 100), make(chan struct{})
+		d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+			asked <- struct{}{}
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+			handle(w, r)
+		})
+		d.beginStart(id)
+		<-asked
+		d.endStart(id, true)
+		if news != "" {
+			d.change(id, news, func(*guest) {})
+		}
+		mark()
+		close(release)
+		d.untilInspected(id, before+want)
+		mark()
+		w.untilTrue(d)
+		if n := d.inspected(id) - before; n != want {
+			t.Errorf("%d inspects for a start with %q, want %d", n, news, want)
+		}
+	}
+	w.wantNoLoss()
+}
+
+func TestNewsSeen(t *testing.T) {
+	t.Parallel()
+	at := func(state string, networks ...string) looked {
+		r := looked{live: state == "running" || state == "restarting", c: Container{State: state}}
+		for _, n := range networks {
+			r.c.Endpoints = append(r.c.Endpoints, Attachment{NetworkID: n, Addrs: []netip.Addr{netip.MustParseAddr("172.17.0.2")}})
+		}
+		return r
+	}
+	join := func(network string) note { return note{what: joined, network: network} }
+	for _, c := range []struct {
+		name  string
+		since []note
+		found looked
+		want  bool
+	}{
+		{"nothing", nil, at("created"), true},
+		{"started, runs", []note{{what: started}}, at("running", "n1"), true},
+		{"started, is about to", []note{{what: started}}, at("created"), false},
+		{"started again and again", []note{{what: started}}, at("restarting"), false},
+		{"joined and started", []note{join("n1"), {what: started}}, at("running", "n1"), true},
+		{"joined another", []note{join("n2")}, at("running", "n1"), false},
+		{"joined both", []note{join("n2"), join("n1")}, at("running", "n1", "n2"), true},
+		{"joined, does not run yet", []note{join("n1")}, at("created", "n1"), false},
+		{"left", []note{{what: left}}, at("running", "n1"), false},
+		{"died and started", []note{{what: died}, join("n1"), {what: started}}, at("running", "n1"), false},
+		{"renamed", []note{{}}, at("running", "n1"), false},
+	} {
+		var since news
+		for _, n := range c.since {
+			since = since.and(n)
+		}
+		if got := since.seen(c.found); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
 }
 
 func TestWatchEarlyAddress(t *testing.T) {
