@@ -27,11 +27,11 @@ func (a *Agent) zoneConfig() dnsserver.ZoneConfig {
 	return c
 }
 
-// asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one at a time.
+// asks and askEvery bound what questions for names that nobody has cost the engines: so many at once, then one every so often.
 const (
 	maxComing = 1 << 13 // of an engine's containers
 	asks      = 4
-	askEvery  = 250 * time.Millisecond
+	askEvery  = time.Second
 )
 
 // asking holds the pace of asking the engines.
