@@ -369,6 +369,9 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	case u.Settled:
 		a.wakeWaiting()
 		return
+	case u.Hints > 0:
+		a.hurry(u.Hints)
+		return
 	case u.Info != nil:
 		a.log.Info("engine found", "engine", w.cfg.Name, "version", u.Info.Version, "api", u.Info.API)
 		w.up, w.err, w.info, w.host = true, nil, *u.Info, host
@@ -416,7 +419,7 @@ func (a *Agent) ended(w *watched, id string) {
 	w.change(number, w.containers.Get(number)) // if it lives after all, the next pass gives them back
 }
 
-// hurry leaves more garbage lying about while many containers come, as their names are waited for, until it is calm again.
+// hurry leaves more garbage lying about while many containers come, or are hinted at, as their names are waited for, until it is calm again.
 func (a *Agent) hurry(many int) {
 	if a.shrink == nil || many < throng {
 		return

@@ -5,12 +5,36 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/dnsserver"
 	"github.com/fairlead-dev/fairlead/platform"
 )
+
+// TestHurry: while many containers are to come more garbage may lie about, and no more than usual once it is calm again.
+func TestHurry(t *testing.T) {
+	t.Cleanup(func() { debug.SetGCPercent(100) })
+	a := newAgent(Config{Engines: []EngineConfig{{Endpoint: engine.Endpoint{Name: "default", URL: "unix:///nowhere"}}}}, slog.New(slog.DiscardHandler), "", nil)
+	a.shrink = time.AfterFunc(time.Hour, func() {})
+	is := func(when string, want int) {
+		t.Helper()
+		if a.garbage != want || debug.SetGCPercent(want) != want {
+			t.Errorf("%s: %d %%, want %d", when, a.garbage, want)
+		}
+	}
+	a.calmed()
+	is("calm", garbage)
+	a.heard(a.engines[0], engine.Update{Hints: throng - 1})
+	is("a few", garbage)
+	a.heard(a.engines[0], engine.Update{Hints: throng})
+	is("many", garbageAtStart)
+	a.calmed()
+	is("calm again", garbage)
+	a.shrink.Stop()
+}
 
 // BenchmarkHeard takes in what an engine lists first, until it is answered; the figures are for one container.
 func BenchmarkHeard(b *testing.B) {

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// event is what an engine says happened to an object.
+// event is what an engine says happened to an object. It is valid as long as what it was read from.
 type event struct {
 	kind, action string // "container" or "network"; "start", "health_status: healthy"
 	id           string // of the object
 	name, image  string // of a container
 	container    string // id of the one that a network gained or lost
-	labels       []byte // JSON object, with more in it; valid as long as what the event was read from
+	labels       []byte // JSON object, with more in it
 	at           int64  // by the engine's clock, ns since 1970
 }
 
@@ -28,16 +28,16 @@ func eventOf(told []byte) (e event) {
 	for k, v := range members(told) {
 		switch string(k) {
 		case `"Type"`:
-			e.kind = text(v)
+			e.kind = glance(v)
 		case `"Action"`:
-			e.action = text(v)
+			e.action = glance(v)
 		case `"timeNano"`:
 			e.at, _ = strconv.ParseInt(string(v), 10, 64)
 		case `"Actor"`:
 			for k, v := range members(v) {
 				switch string(k) {
 				case `"ID"`:
-					e.id = text(v)
+					e.id = glance(v)
 				case `"Attributes"`:
 					e.labels = v
 				}
@@ -47,11 +47,11 @@ func eventOf(told []byte) (e event) {
 	for k, v := range members(e.labels) {
 		switch string(k) {
 		case `"name"`:
-			e.name = text(v)
+			e.name = glance(v)
 		case `"image"`:
-			e.image = text(v)
+			e.image = glance(v)
 		case `"container"`:
-			e.container = text(v)
+			e.container = glance(v)
 		}
 	}
 	return e
@@ -91,15 +91,15 @@ func (c *connection) eachEvent(ctx context.Context, since time.Time, opened func
 func (s *session) noteOf(e event) (n note, ok bool) {
 	switch e.kind {
 	case "container":
-		n.id = e.id
+		n.id = strings.Clone(e.id)
 		switch {
 		case strings.HasPrefix(e.action, "exec_") || e.action == "top" || e.action == "resize" || e.action == "attach":
 			return n, false
 		case e.action == "create":
 			// An inspect of it may have to wait until it has started, but here are its labels.
-			n.what, n.born = created, Container{ID: e.id, Name: e.name, Image: e.image}
+			n.what, n.born = created, &Container{ID: n.id, Name: strings.Clone(e.name), Image: strings.Clone(e.image)}
 			for k, v := range members(e.labels) {
-				n.born.setLabel(text(k), text(v))
+				n.born.setLabel(glance(k), glance(v))
 			}
 		case e.action == "start" || e.action == "restart":
 			n.what = started
@@ -107,10 +107,10 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 			n.what = died
 		}
 	case "network":
-		n.id = cmp.Or(e.container, e.id)
+		n.id = strings.Clone(cmp.Or(e.container, e.id))
 		switch {
 		case e.action == "connect" && e.container != "":
-			n.what, n.network = joined, e.id
+			n.what, n.network = joined, strings.Clone(e.id)
 		case e.action == "connect":
 		case e.action == "disconnect":
 			n.what = left

@@ -22,7 +22,7 @@ func TestNoteOf(t *testing.T) {
 		`{"Type":"container","Action":"die","Actor":{"ID":"c1"},"timeNano":1000}`:                                                                                 {id: "c1"},
 		`{"Type":"container","Action":"exec_start: sh","Actor":{"ID":"c1"}}`:                                                                                      {},
 		`{"Type":"container","Action":"start","Actor":{}}`:                                                                                                        {},
-		`{"status":"create","Type":"container","Action":"create","Actor":{"ID":"c1","Attributes":{"name":"web","image":"i","fairlead.names":"a\n","other":"x"}}}`: {what: created, id: "c1", born: Container{ID: "c1", Name: "web", Image: "i", Labels: map[string]string{"fairlead.names": "a\n"}}},
+		`{"status":"create","Type":"container","Action":"create","Actor":{"ID":"c1","Attributes":{"name":"web","image":"i","fairlead.names":"a\n","other":"x"}}}`: {what: created, id: "c1", born: &Container{ID: "c1", Name: "web", Image: "i", Labels: map[string]string{"fairlead.names": "a\n"}}},
 		`{"Type":"network","Action":"connect","Actor":{"ID":"n1","Attributes":{"container":"c1"}}}`:                                                               {what: joined, id: "c1", network: "n1"},
 		`{"Type":"network","Action":"connect","Actor":{"ID":"c1"}}`:                                                                                               {id: "c1"}, // Podman's
 		`{"Type":"network","Action":"disconnect","Actor":{"ID":"n1","Attributes":{"container":"c1"}}}`:                                                            {what: left, id: "c1"},

@@ -227,7 +227,7 @@ func (c *Container) setConfig(config []byte) {
 			c.Domainname = text(v)
 		case `"Labels"`:
 			for k, v := range members(v) {
-				c.setLabel(text(k), text(v))
+				c.setLabel(glance(k), glance(v))
 			}
 		case `"Env"`:
 			for variable := range elements(v) {
@@ -292,7 +292,7 @@ func containerOfSummary(element []byte) (c Container, ok bool) {
 			c.Image = text(v)
 		case `"Labels"`:
 			for k, v := range members(v) {
-				c.setLabel(text(k), text(v))
+				c.setLabel(glance(k), glance(v))
 			}
 		case `"State"`:
 			c.State = oneOf(states, v)

@@ -116,7 +116,7 @@ func comparePort(a, b Port) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Proto, b.Proto))
 }
 
-// setLabel keeps a label if it is one that Fairlead reads: its own, compose's, or those of other tools for container names. Labels of
+// setLabel keeps a copy of a label if it is one that Fairlead reads: its own, compose's, or those of other tools for container names. Labels of
 // other kinds are long and many. A flood of registrator's, which have numbers in them, leaves room for the rest.
 func (c *Container) setLabel(key, value string) {
 	service := strings.HasPrefix(key, "SERVICE_")
@@ -128,7 +128,7 @@ func (c *Container) setLabel(key, value string) {
 	if c.Labels == nil {
 		c.Labels = map[string]string{}
 	}
-	c.Labels[key] = value
+	c.Labels[strings.Clone(key)] = strings.Clone(value)
 }
 
 // labelsRead are labels, or with a dot at the end the beginnings of such.

@@ -28,6 +28,7 @@ type Update struct {
 	Gone       []string    // ids of containers that are no longer live
 	Full       bool        // a full listing ends: all that there is has been told
 	Settled    bool        // nothing is Pending any more; comes alone
+	Hints      int         // events of so many objects are to be looked at, where they are many; comes alone
 
 	// Coming may be live any moment: containers that were created, or ended, and exist, as far as is known about each. Of those
 	// from before the connection the newest few thousand are told, some time after its first listing.
@@ -176,7 +177,7 @@ type note struct {
 	what    what
 	id      string // of the container
 	network string // of the network that it joined
-	born    Container
+	born    *Container
 }
 
 type what int
@@ -413,6 +414,9 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 	s.notes, s.lost = nil, false
 	s.busy++ // until what was taken is being looked at
 	s.unlock()
+	if len(notes) > storm {
+		s.sink(Update{Hints: len(notes)})
+	}
 	networks := false
 	var coming []Container
 	var ended []string
@@ -424,9 +428,9 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 		case created:
 			delete(s.dead, n.id)
 			if _, ok := s.known.Find(n.id); !ok {
-				s.born[n.id] = n.born
+				s.born[n.id] = *n.born
 				if n.born.Labels[PilotLabel] == "" {
-					coming = append(coming, n.born)
+					coming = append(coming, *n.born)
 				}
 			}
 		case started:

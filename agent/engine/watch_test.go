@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -720,6 +721,24 @@ func TestWatchStorm(t *testing.T) {
 	w.untilFilled()
 	w.untilTrue(d)
 	w.wantNoLoss()
+}
+
+// TestWatchHints: whoever is told of many containers soon hears so as soon as they are hinted at; of a few nothing is said.
+func TestWatchHints(t *testing.T) {
+	t.Parallel()
+	var told []Update
+	s := New(Endpoint{}, slog.New(slog.DiscardHandler)).newSession(nil, &Store{}, func(u Update) { told = append(told, u) })
+	for i := range 2*storm + 1 {
+		s.note(note{id: fmt.Sprint(i)})
+		if i == storm-1 || i == 2*storm {
+			if err := s.takeNotes(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(told) != 1 || told[0].Hints != storm+1 {
+		t.Errorf("told %+v", told)
+	}
 }
 
 func TestWatchSecondNetwork(t *testing.T) {
