@@ -410,7 +410,7 @@ func (a *Agent) ended(w *watched, id string) {
 	}
 	defer a.mu.Unlock()
 	number, ok := w.containers.Find(id)
-	if !ok || !a.names.alone.has(id[:12], ownerOf(w.slot, number)) { // else the name may be somebody else's
+	if !ok || !a.names.alone.Has(id[:12], uint32(ownerOf(w.slot, number))) { // else the name may be somebody else's
 		return
 	}
 	for _, d := range a.cfg.Domains {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sort"
@@ -476,7 +475,7 @@ func isTrue(s string) bool {
 // nearly all are, are made anew when they are needed, and what is kept of such a name is 8 bytes.
 type directory struct {
 	claims    func(owner) []claim // those that were last put
-	alone     index               // names that one owner claims
+	alone     engine.Index        // owners, by the names that they alone claim
 	shared    map[string]*ranking // names that several do
 	denied    map[owner][]claim   // what cannot be had
 	published map[string][]string // between the first put and records: the services that records gave with a name
@@ -503,85 +502,6 @@ func (o owner) number() uint32              { return uint32(o) & (1<<numberBits 
 type held struct {
 	owner owner
 	claim
-}
-
-// index finds the owners of names by 32 bits of a name's hash: who is found has to be asked whether the name is meant.
-// Open addressing; a slot has hash and owner, 0 is free.
-type index struct {
-	slots []uint64 // a power of two, at most 13/16 of them used
-	used  int
-}
-
-var seed = maphash.MakeSeed() // names come from strangers
-
-func (x *index) at(slot uint64) int { return int(slot>>32) & (len(x.slots) - 1) }
-
-func indexed(name string, o owner) uint64 { return maphash.String(seed, name)<<32 | uint64(o) }
-
-// find goes through those who may own the name.
-func (x *index) find(name string, yield func(owner) bool) {
-	if len(x.slots) == 0 {
-		return
-	}
-	sought := indexed(name, 0)
-	for i := x.at(sought); x.slots[i] != 0; i = (i + 1) & (len(x.slots) - 1) {
-		if x.slots[i]>>32 == sought>>32 && !yield(owner(x.slots[i])) {
-			return
-		}
-	}
-}
-
-// has tells whether an owner has the name, or one of the same hash.
-func (x *index) has(name string, o owner) (has bool) {
-	x.find(name, func(found owner) bool {
-		has = found == o
-		return !has
-	})
-	return has
-}
-
-func (x *index) insert(name string, o owner) {
-	if x.used*16 >= len(x.slots)*13 {
-		old := x.slots
-		x.slots = make([]uint64, max(16, 2*len(old)))
-		for _, s := range old {
-			if s != 0 {
-				x.place(s)
-			}
-		}
-	}
-	x.place(indexed(name, o))
-	x.used++
-}
-
-func (x *index) place(s uint64) {
-	i := x.at(s)
-	for x.slots[i] != 0 {
-		i = (i + 1) & (len(x.slots) - 1)
-	}
-	x.slots[i] = s
-}
-
-func (x *index) remove(name string, o owner) bool {
-	if len(x.slots) == 0 {
-		return false
-	}
-	sought, mask := indexed(name, o), len(x.slots)-1
-	i := x.at(sought)
-	for x.slots[i] != sought {
-		if x.slots[i] == 0 {
-			return false
-		}
-		i = (i + 1) & mask
-	}
-	x.slots[i] = 0
-	x.used--
-	for i = (i + 1) & mask; x.slots[i] != 0; i = (i + 1) & mask { // who was pushed on by it comes back
-		s := x.slots[i]
-		x.slots[i] = 0
-		x.place(s)
-	}
-	return true
 }
 
 func compareHeld(a, b *held) int {
@@ -676,11 +596,11 @@ func bestOn(name string, cs []claim) (best claim, ok bool) {
 
 // sole is the claim on a name that one owner alone has.
 func (d *directory) sole(name string) (h *held) {
-	d.alone.find(name, func(o owner) bool {
-		if c, ok := bestOn(name, d.of(o)); ok {
-			h = &held{o, c}
+	d.alone.Find(name, func(n uint32) bool {
+		if c, ok := bestOn(name, d.of(owner(n))); ok {
+			h = &held{owner(n), c}
 		}
-		return h == nil
+		return h != nil
 	})
 	return h
 }
@@ -752,11 +672,11 @@ func (d *directory) insert(name string, h *held) {
 	if r == nil {
 		other := d.sole(name)
 		if other == nil {
-			d.alone.insert(name, h.owner)
+			d.alone.Add(name, uint32(h.owner))
 			d.count(name, 1)
 			return
 		}
-		d.alone.remove(name, other.owner)
+		d.alone.Remove(name, uint32(other.owner))
 		d.count(name, -1)
 		r = &ranking{}
 		r.insert(other)
@@ -769,7 +689,7 @@ func (d *directory) insert(name string, h *held) {
 func (d *directory) remove(name string, h *held) bool {
 	r := d.shared[name]
 	if r == nil {
-		had := d.alone.remove(name, h.owner)
+		had := d.alone.Remove(name, uint32(h.owner))
 		if had {
 			d.count(name, -1)
 		}
@@ -778,7 +698,7 @@ func (d *directory) remove(name string, h *held) bool {
 	had := r.remove(h)
 	if len(r.runs) == 1 && len(r.runs[0]) == 1 {
 		delete(d.shared, name)
-		d.alone.insert(name, r.runs[0][0].owner)
+		d.alone.Add(name, uint32(r.runs[0][0].owner))
 		d.count(name, 1)
 	}
 	return had

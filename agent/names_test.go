@@ -418,7 +418,7 @@ func TestDirectoryIncremental(t *testing.T) {
 		for o := range have {
 			d.put(o, nil)
 		}
-		if d.alone.used+len(d.shared)+d.names > 0 {
+		if d.alone.Len()+len(d.shared)+d.names > 0 {
 			t.Fatalf("seed %d: all are removed, and left are %v, %v", seed, d.alone, d.shared)
 		}
 	}

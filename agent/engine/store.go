@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"hash/maphash"
 	"iter"
 	"maps"
 	"math/bits"
@@ -19,7 +18,7 @@ import (
 type Store struct {
 	places []uint32 // by number: of the chunk and, in the lower 16 bits, from where in it; nowhere is nobody's
 	spare  []uint32 // numbers that are nobody's
-	index  []uint64 // open addressing: 32 bits of the id's hash and number+1, 0 is free; a power of two, at most 13/16 of them used
+	index  Index    // by id, as it is packed
 	chunks []chunk
 	last   int            // chunk to be written to
 	alike  map[string]int // where that has what containers may have in common
@@ -39,19 +38,17 @@ const (
 	nowhere   = ^uint32(0)
 )
 
-var seed = maphash.MakeSeed() // ids come from strangers
-
 // Len is how many containers there are.
 func (s *Store) Len() int { return len(s.places) - len(s.spare) }
 
 // Find gives the number of the container with an id.
 func (s *Store) Find(id string) (number uint32, ok bool) {
-	if len(s.index) == 0 {
-		return 0, false
-	}
 	var room [64]byte
-	at := s.slot(asText(appendID(room[:0], id)))
-	return uint32(s.index[at]) - 1, s.index[at] != 0
+	return s.find(asText(appendID(room[:0], id)))
+}
+
+func (s *Store) find(packedID string) (number uint32, ok bool) {
+	return s.index.Find(packedID, func(n uint32) bool { return s.at(n).id() == packedID })
 }
 
 // Get gives the container with a number, the zero Container where there is none.
@@ -112,17 +109,10 @@ func (s *Store) is(number uint32, c Container) bool {
 func (s *Store) Put(c Container) (number uint32, before Container) {
 	s.own, s.common = pack(c, s.own[:0], s.common[:0])
 	p := packed{asText(s.own), asText(s.common)}
-	if (len(s.places)+1)*16 > len(s.index)*13 {
-		old := s.index
-		s.index = make([]uint64, max(16, 2*len(old)))
-		for _, n := range old {
-			s.place(n)
-		}
-	}
-	at, last, left := s.slot(p.id()), s.last, -1
+	last, left := s.last, -1
+	number, had := s.find(p.id())
 	switch {
-	case s.index[at] != 0:
-		number = uint32(s.index[at]) - 1
+	case had:
 		was := s.at(number)
 		if before = was.unpack(); was == p {
 			return number, before
@@ -135,7 +125,9 @@ func (s *Store) Put(c Container) (number uint32, before Container) {
 		number = uint32(len(s.places))
 		s.places = append(s.places, nowhere)
 	}
-	s.places[number], s.index[at] = s.keep(p), hashOf(p.id())|uint64(number+1)
+	if s.places[number] = s.keep(p); !had {
+		s.index.Add(p.id(), number)
+	}
 	s.tidy(left)
 	s.tidy(last)
 	return number, before
@@ -146,42 +138,12 @@ func (s *Store) Delete(id string) (number uint32, ok bool) {
 	if number, ok = s.Find(id); !ok {
 		return 0, false
 	}
-	mask := len(s.index) - 1
-	hole := s.slot(s.at(number).id())
+	s.index.Remove(s.at(number).id(), number)
 	left := s.drop(number)
-	s.places[number], s.index[hole] = nowhere, 0
+	s.places[number] = nowhere
 	s.spare = append(s.spare, number)
-	for at := (hole + 1) & mask; s.index[at] != 0; at = (at + 1) & mask { // who was pushed on by it comes back
-		n := s.index[at]
-		s.index[at] = 0
-		s.place(n)
-	}
 	s.tidy(left)
 	return number, true
-}
-
-func hashOf(id string) uint64 { return maphash.String(seed, id) &^ (1<<32 - 1) }
-
-// slot is where an id is, or where it belongs.
-func (s *Store) slot(id string) int {
-	hash, mask := hashOf(id), len(s.index)-1
-	for at := int(hash>>32) & mask; ; at = (at + 1) & mask {
-		if n := s.index[at]; n == 0 || n>>32 == hash>>32 && s.at(uint32(n)-1).id() == id {
-			return at
-		}
-	}
-}
-
-// place puts back what was in the index.
-func (s *Store) place(n uint64) {
-	if n == 0 {
-		return
-	}
-	at := int(n>>32) & (len(s.index) - 1)
-	for s.index[at] != 0 {
-		at = (at + 1) & (len(s.index) - 1)
-	}
-	s.index[at] = n
 }
 
 // at is what is kept of the container with a number, the zero packed where there is none.
@@ -257,8 +219,8 @@ func (s *Store) tidy(at int) {
 	old := s.chunks[at]
 	for from := 0; from < len(old.data); {
 		p, end := old.piece(from)
-		if n := uint32(s.index[s.slot(p.id())]); n != 0 && s.places[n-1] == uint32(at*chunkSize+from) {
-			s.places[n-1] = s.keep(p)
+		if n, ok := s.find(p.id()); ok && s.places[n] == uint32(at*chunkSize+from) {
+			s.places[n] = s.keep(p)
 		}
 		from = end
 	}
