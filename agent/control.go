@@ -43,9 +43,15 @@ func listenControl(path string) (control, status net.Listener, err error) {
 // that come by an endpoint where everybody may ask do not change anything.
 func (a *Agent) serveControl(ctx context.Context, l net.Listener, everybody bool) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Status()) })
-	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Names()) })
-	mux.HandleFunc("GET /v1/whois", func(w http.ResponseWriter, r *http.Request) { reply(w, a.Whois(r.FormValue("name"))) })
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { reply(w, a.Look(r.Context())) })
+	mux.HandleFunc("GET /v1/names", func(w http.ResponseWriter, _ *http.Request) {
+		a.attend()
+		reply(w, a.Names())
+	})
+	mux.HandleFunc("GET /v1/whois", func(w http.ResponseWriter, r *http.Request) {
+		a.attend()
+		reply(w, a.Whois(r.FormValue("name")))
+	})
 	if everybody {
 		mux.HandleFunc("POST /", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "permission denied", http.StatusForbidden) })
 	} else {
@@ -80,6 +86,7 @@ func reply(w http.ResponseWriter, v any) {
 func (a *Agent) reconcile(ctx context.Context) Status {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
+	a.attend()
 	a.mu.Lock()
 	a.paused = false
 	a.markLocked(dirty{routes: true, names: true, resolver: true})
@@ -87,7 +94,7 @@ func (a *Agent) reconcile(ctx context.Context) Status {
 		a.awaitNews(ctx)
 		settled = ctx.Err() != nil || a.dirty == (dirty{}) && a.settled()
 	}
-	s := a.status()
+	s := a.status(nil)
 	a.mu.Unlock()
 	a.verify(context.WithoutCancel(ctx), &s)
 	return s

@@ -36,12 +36,12 @@ func known() *Agent {
 	}
 	a.names = newDirectory(a.claimsOf)
 	heard := func(name string, reach platform.Reach, nets []engine.Network, cs ...engine.Container) *watched {
-		w := &watched{cfg: EngineConfig{Endpoint: engine.Endpoint{Name: name, URL: "unix:///" + name}}, priority: len(a.engines), up: true, listed: true,
+		w := &watched{cfg: EngineConfig{Endpoint: engine.Endpoint{Name: name, URL: "unix:///" + name}}, eng: engine.New(engine.Endpoint{}, a.log), priority: len(a.engines), up: true, listed: true,
 			info: engine.Info{Version: "20.10.24"}, reach: reach, networks: nets, containers: &engine.Store{}, changed: map[uint32]engine.Container{}}
 		for _, c := range cs {
 			w.containers.Put(c)
 		}
-		a.engines = append(a.engines, w)
+		a.setEngines(append(a.engines, w))
 		return w
 	}
 	net17 := []engine.Network{{ID: "1", Name: "back", Driver: "bridge", Subnets: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}}}

@@ -18,8 +18,9 @@ var errNotHeard = errors.New("not heard yet")
 const nothingFound = "no other engine is found"
 
 const (
-	discoverEvery = 5 * time.Second // a look costs a few hundred file operations
-	goneAfter     = 6               // looks in vain for an engine that does not answer either
+	discoverEvery  = 5 * time.Second // while somebody looks; a look costs a few hundred file operations
+	discoverSeldom = time.Minute     // and else: what it finds has routes that nobody has to ask us for
+	goneAfter      = 6               // looks in vain for an engine that does not answer either
 )
 
 // Skipped is what looks like an engine and cannot be used.
@@ -123,19 +124,25 @@ func (a *Agent) keepEngines(ctx context.Context) {
 	for _, w := range a.engines { // unlocked: nobody else changes the list
 		begin(w)
 	}
-	var look <-chan time.Time
+	var asked <-chan struct{}
+	look, looked := make(chan struct{}, 1), time.Now()
 	if len(a.cfg.Engines) == 0 {
-		tick := time.NewTicker(discoverEvery)
-		defer tick.Stop()
-		look = tick.C
+		asked = a.homes
+		a.attention.begin() // engines come up with the host, as the agent does
+		go a.attention.each(ctx, discoverEvery, discoverSeldom, nil, func(time.Time) { poke(look) })
 	}
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			continue
+		case <-asked:
+			if time.Since(looked) < discoverEvery {
+				continue
+			}
 		case <-look:
 		case <-a.doubled:
 		}
+		looked = time.Now()
 		found, skipped := discover(a.cfg)
 		a.mu.Lock()
 		fresh, gone := a.compare(found)

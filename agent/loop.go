@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	relookEvery = 30 * time.Second // every source of hints can lose some
-	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to
+	relookEvery = 30 * time.Second // every source of hints can lose some; while somebody looks
+	verifyEvery = 2 * time.Minute  // nobody tells when the OS ceases to go by its entries, or begins to; likewise
 	downTimeout = 20 * time.Second // for taking everything back at the end
 
 	// Most of what is kept has no pointers, so that looking for garbage often costs little; but not while many names are waited for.
@@ -56,10 +56,12 @@ type Agent struct {
 	method    resolver.Method
 	methodWhy string
 
-	apis     atomic.Pointer[[]*engine.Engine] // of all in engines, for those who do not lock
-	asking   asking
-	together together
-	piloting sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
+	apis      atomic.Pointer[[]*engine.Engine] // of all in engines, for those who do not lock
+	attention attention
+	homes     chan struct{} // somebody asks for what no engine that is known has; holds one
+	asking    asking
+	together  together
+	piloting  sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
 
 	mu        sync.Mutex // guards what is below, and the journal
 	engines   []*watched
@@ -157,7 +159,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j,
-		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), passed: make(chan struct{}),
+		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), homes: make(chan struct{}, 1), passed: make(chan struct{}),
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
 	a.names = newDirectory(a.claimsOf)
@@ -264,7 +266,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	jobs.Go(func() { a.keepForgetting(work) })
 	jobs.Go(func() { a.keepVerifying(work) })
 	jobs.Go(func() { a.keepProving(work) })
-	jobs.Go(func() { platform.WatchWake(work, a.woke) })
+	jobs.Go(func() { a.keepAwake(work) })
+	jobs.Go(func() {
+		a.attention.each(work, relookEvery, restEvery, nil, func(time.Time) { a.mark(dirty{routes: true, resolver: true}) })
+	})
 	jobs.Go(func() { a.loop(work) })
 	ready()
 
@@ -290,10 +295,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 	return err
 }
 
-// hints turns a source of hints into marks for the next pass.
+// hints turns a source of hints into marks for the next pass. What gives none is looked at often.
 func (a *Agent) hints(watch func(context.Context, func()) error, ctx context.Context, name string, d dirty) {
 	if err := watch(ctx, func() { a.mark(d) }); err != nil && ctx.Err() == nil {
 		a.log.Warn("changes are noticed only every "+relookEvery.String(), "of", name, "err", err)
+		a.attention.each(ctx, relookEvery, relookEvery, nil, func(time.Time) { a.mark(d) })
 	}
 }
 
@@ -332,14 +338,10 @@ func poke(c chan struct{}) {
 }
 
 func (a *Agent) loop(ctx context.Context) {
-	relook := time.NewTicker(relookEvery)
-	defer relook.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-relook.C:
-			a.mark(dirty{routes: true, resolver: true})
 		case <-a.wake:
 			a.pass(ctx)
 			runtime.Gosched() // who waited for it goes before the next one
@@ -906,15 +908,7 @@ func (a *Agent) keepForgetting(ctx context.Context) {
 
 // keepVerifying asks the OS itself, after every change of its entries and now and then, whether it goes by them.
 func (a *Agent) keepVerifying(ctx context.Context) {
-	again := time.NewTicker(verifyEvery)
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-again.C:
-		case <-a.changed:
-		}
+	a.attention.each(ctx, verifyEvery, restEvery, a.changed, func(time.Time) {
 		a.mu.Lock()
 		wanted := len(a.entries) > 0 && len(a.blocked) == 0 // else that says it
 		w := resolver.Want{Domains: a.served(), Server: a.server.Addr()}
@@ -935,7 +929,7 @@ func (a *Agent) keepVerifying(ctx context.Context) {
 		}
 		a.ineffective = why
 		a.mu.Unlock()
-	}
+	})
 }
 
 // place says which of an engine's addresses are reachable now.

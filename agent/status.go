@@ -110,20 +110,25 @@ type Name struct {
 	Ports      []string     `json:"ports"` // "80/tcp"
 }
 
-// Status is a copy of what is true now.
+// Status is a copy of what is known now.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status()
+	return a.status(nil)
 }
 
-func (a *Agent) status() Status {
+// status takes for lost what is silent, which tells why.
+func (a *Agent) status(silent map[*engine.Engine]error) Status {
 	s := Status{
 		Schema: statusSchema, Version: a.version, Paused: a.paused, Engines: []EngineStatus{}, Skipped: list(a.skipped), Subnets: a.asked(), Losers: []Loser{}, Problems: list(a.problems),
 		Resolver: ResolverStatus{Method: a.method, Why: a.methodWhy, Domains: a.served(), Entries: list(a.entries), Blocked: list(a.blocked), Problem: a.ineffective},
 	}
 	for _, w := range a.engines {
-		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: w.up, Stale: !w.up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: w.containers.Len()}
+		up, err := w.up, w.err
+		if why := silent[w.eng]; up && why != nil {
+			up, err = false, why
+		}
+		e := EngineStatus{Name: w.cfg.Name, URL: w.cfg.URL, Expected: w.found == nil || w.found.Chosen, Up: up, Stale: !up && w.listed, Info: w.info, Reach: w.reach, Networks: len(w.networks), Containers: w.containers.Len()}
 		if w.found != nil {
 			e.Found = w.found.Provider + ": " + oneLine(w.found.Why)
 			e.Off = !e.Up && !e.Expected
@@ -135,10 +140,10 @@ func (a *Agent) status() Status {
 			}
 		}
 		slices.Sort(e.Also)
-		if w.err != nil {
-			p := Explain(w.err)
+		if err != nil {
+			p := Explain(err)
 			e.Error, e.Hint = oneLine(p.Error()), p.Hint
-			if e.Off = e.Off && errors.Is(w.err, engine.ErrNoAnswer) && !aboutTLS(w.err); aboutTLS(w.err) && w.found != nil && w.found.Renew != "" {
+			if e.Off = e.Off && errors.Is(err, engine.ErrNoAnswer) && !aboutTLS(err); aboutTLS(err) && w.found != nil && w.found.Renew != "" {
 				e.Hint = w.found.Renew
 			}
 		}

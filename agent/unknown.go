@@ -82,6 +82,7 @@ func (a *Agent) unknown(ctx context.Context, name string) {
 	if stands := a.candidates(name); len(stands) > 0 {
 		if a.asking.begin() {
 			a.rest.from()
+			poke(a.homes) // its engine may have come up
 			a.ask(ctx, stands)
 		} else if a.zone.Expects(name) {
 			asked = a.together.join(name)

@@ -262,7 +262,7 @@ func (a *Agent) keepProving(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-passed: // there is one every relookEvery at least
+		case <-passed: // there is one every relookEvery at least while somebody looks
 		}
 	}
 }

@@ -37,10 +37,11 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var found []string
+	var failed error
 	if !s.listsAll.Load() {
 		listing, stop := context.WithCancel(ctx)
 		matches := sync.OnceValues(func() (*regexp.Regexp, error) { return regexp.Compile(pattern) }) // mostly nothing is listed
-		_ = s.conn.eachListed(listing, url.Values{"filters": {`{"name":[` + strconv.Quote(pattern) + `]}`}}, func(c Container) {
+		failed = s.conn.eachListed(listing, url.Values{"filters": {`{"name":[` + strconv.Quote(pattern) + `]}`}}, func(c Container) {
 			switch heeded, err := matches(); {
 			case err == nil && !heeded.MatchString(c.Name):
 				s.listsAll.Store(true)
@@ -59,6 +60,11 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 		if c, _, err := s.conn.inspect(ctx, name); err == nil {
 			found = append(found, c.ID)
 		}
+	}
+	if ctx.Err() != nil || failed != nil && !s.listsAll.Load() {
+		e.Attend() // it may be frozen
+	} else {
+		s.vital.answered()
 	}
 	for _, id := range found {
 		s.note(note{id: id}) // older engines still list who has just died

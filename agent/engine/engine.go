@@ -104,15 +104,18 @@ type Engine struct {
 	pace pace
 	live atomic.Pointer[session] // while the watch follows the engine
 
-	hurry chan struct{} // holds one
+	hurry  chan struct{} // holds one
+	attend chan struct{} // holds one
 }
 
-// pace is how long is waited for what. A stopped engine or VM must be noticed within 10 s: two pings of pingTimeout, the
-// first at most pingEvery after the stop.
+// pace is how long is waited for what. A stopped engine or VM must be noticed within 10 s while somebody looks: two pings of
+// pingTimeout, the first at most pingEvery after the stop.
 type pace struct {
 	call                   time.Duration // for calls that answer in milliseconds on a healthy engine
 	pingEvery, pingTimeout time.Duration
 	relistEvery            time.Duration // corrects what hints missed (the engine drops events that a subscriber is slow to take)
+	attention              time.Duration // how long somebody who has looked is taken to look on
+	restEvery              time.Duration // in place of pingEvery while nobody looks, and of relistEvery while nothing happens
 	backoffMin, backoffMax time.Duration
 }
 
@@ -120,12 +123,13 @@ var usual = pace{
 	call:      10 * time.Second,
 	pingEvery: 4 * time.Second, pingTimeout: 2500 * time.Millisecond,
 	relistEvery: time.Minute,
-	backoffMin:  250 * time.Millisecond, backoffMax: 15 * time.Second,
+	attention:   time.Minute, restEvery: 10 * time.Minute,
+	backoffMin: 250 * time.Millisecond, backoffMax: 15 * time.Second,
 }
 
 // New returns an Engine; nothing is dialled yet.
 func New(ep Endpoint, log *slog.Logger) *Engine {
-	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name), pace: usual, hurry: make(chan struct{}, 1)}
+	return &Engine{Endpoint: ep, log: log.With("engine", ep.Name), pace: usual, hurry: make(chan struct{}, 1), attend: make(chan struct{}, 1)}
 }
 
 // connection is one client with a negotiated API; it is made anew after every loss, as the engine may have been upgraded.
@@ -138,6 +142,10 @@ type connection struct {
 	traits     traits
 	systemTime time.Time // the engine's clock when it answered
 }
+
+// keepAlive has the kernel notice within 9 s that nobody is at the other end of a connection any more, as where a VM lost power or its
+// address: the process need not be woken to ask. Local sockets and pipes tell of that by themselves.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 4 * time.Second, Interval: time.Second, Count: 5}
 
 // dial connects, negotiates the API and asks the engine who it is. The error is ErrNoAnswer, ErrTooOld or ErrNotLinux
 // where that is the reason.
@@ -160,6 +168,10 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	tcp := net.Dialer{Timeout: e.pace.call, KeepAliveConfig: keepAlive}
+	if strings.HasPrefix(e.URL, "tcp:") {
+		transport.DialContext = tcp.DialContext
+	}
 	h := c.HTTPClient()
 	h.Transport = anyAge{bounded{h.Transport}}
 	if err := client.WithHTTPClient(h)(c); err != nil { // after the client has learned how to dial
@@ -181,7 +193,7 @@ func (e *Engine) dial(ctx context.Context) (*connection, error) {
 	conn.to.Path += "/v" + c.ClientVersion()
 	if e.Certs != "" {
 		conn.to.Scheme = "https"
-		secure := tls.Dialer{Config: transport.TLSClientConfig}
+		secure := tls.Dialer{NetDialer: &tcp, Config: transport.TLSClientConfig}
 		conn.open = func(ctx context.Context) (net.Conn, error) {
 			return secure.DialContext(ctx, "tcp", strings.TrimPrefix(c.DaemonHost(), "tcp://"))
 		}

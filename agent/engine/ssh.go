@@ -39,7 +39,8 @@ func sshArgs(raw string) ([]string, error) {
 	if port, err := strconv.ParseUint(cmp.Or(u.Port(), "22"), 10, 16); err != nil || port == 0 {
 		return nil, errors.New("a port is a number from 1 to 65535")
 	}
-	args := []string{"-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"}
+	// The last two: the other end of an idle connection may vanish without a word, and nobody else notices.
+	args := []string{"-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=2"}
 	if user != "" {
 		args = append(args, "-l", user)
 	}

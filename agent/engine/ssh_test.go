@@ -64,10 +64,10 @@ func TestSSH(t *testing.T) {
 
 func TestSSHArgs(t *testing.T) {
 	for raw, want := range map[string]string{
-		"ssh://vm":                        "-T -o BatchMode=yes -o ConnectTimeout=10 -- vm docker system dial-stdio",
-		"ssh://me@vm:22/":                 "-T -o BatchMode=yes -o ConnectTimeout=10 -l me -p 22 -- vm docker system dial-stdio",
-		"ssh://vm/run/user/1/docker.sock": "-T -o BatchMode=yes -o ConnectTimeout=10 -- vm docker --host unix:///run/user/1/docker.sock system dial-stdio",
-		"ssh://[fd00::1]":                 "-T -o BatchMode=yes -o ConnectTimeout=10 -- fd00::1 docker system dial-stdio",
+		"ssh://vm":                        "-T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=2 -- vm docker system dial-stdio",
+		"ssh://me@vm:22/":                 "-T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=2 -l me -p 22 -- vm docker system dial-stdio",
+		"ssh://vm/run/user/1/docker.sock": "-T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=2 -- vm docker --host unix:///run/user/1/docker.sock system dial-stdio",
+		"ssh://[fd00::1]":                 "-T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=2 -- fd00::1 docker system dial-stdio",
 	} {
 		got, err := sshArgs(raw)
 		if err != nil || strings.Join(got, " ") != want {

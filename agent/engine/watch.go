@@ -92,10 +92,7 @@ func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update), end
 // Hurry has Watch connect anew at once, as this host slept: the event stream may lead nowhere, to an address that the engine
 // had, and says nothing of that for minutes, while what is asked on other connections is answered.
 func (e *Engine) Hurry() {
-	select {
-	case e.hurry <- struct{}{}:
-	default:
-	}
+	poke(e.hurry)
 }
 
 var errHurried = errors.New("it may be elsewhere by now")
@@ -142,6 +139,7 @@ type session struct {
 	first    bool                // it is the session's first
 	hushed   map[string]bool     // what it is to tell of in place of looks: a storm's
 	touched  map[string]bool     // hinted since it began: it may tell what was before
+	stirred  bool                // something happened since the last list began, or one told what no event had told
 	seen     Numbers             // those in known that were told since it began
 	due      map[string]bool     // to be looked at
 	stormed  time.Time           // when due became a storm
@@ -160,6 +158,9 @@ type session struct {
 	lost  bool // there were too many notes
 	busy  int  // how many things are hinted at or looked at, and not told
 	poke  chan struct{}
+
+	vital  vital
+	relook chan struct{} // somebody looks for the first time in a while; holds one
 
 	pending  atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
 	listsAll atomic.Bool // the engine heeds no pattern of names
@@ -249,6 +250,7 @@ type peeked struct {
 func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *session {
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
+		vital: vital{news: make(chan struct{})}, relook: make(chan struct{}, 1),
 		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
 	}
 }
@@ -310,19 +312,19 @@ func (s *session) note(n note) {
 	if n.what == died { // before follow, which has to be woken
 		s.ended(n.id)
 	}
-	select {
-	case s.poke <- struct{}{}:
-	default:
-	}
+	poke(s.poke)
 }
 
 // follow lists all, and then looks at every object that events hint at, until the connection ends. Hints that come while an object is
 // being looked at cause one more look, however many they are: bursts coalesce, and the last look wins. A storm of them causes one list.
+//
+// What events missed is told by one more list a minute after there were some; where there are none, there are none to miss, and lists are rare.
 func (s *session) follow(ctx context.Context) error {
 	results, peeks, coming := make(chan looked), make(chan peeked), make(chan []Container)
 	s.beginListing(ctx)
 	relist := time.NewTimer(s.pace.relistEvery)
 	defer relist.Stop()
+	soon := s.pace.relistEvery // from one list to the next where something happens
 	for {
 		var calm <-chan time.Time
 		if s.storm() {
@@ -350,9 +352,22 @@ func (s *session) follow(ctx context.Context) error {
 			}
 			s.listed(b)
 			if b.end {
-				relist.Reset(max(s.pace.relistEvery, 60*time.Since(s.begun))) // an engine that lists slowly is asked seldom
+				soon = max(s.pace.relistEvery, 60*time.Since(s.begun)) // an engine that lists slowly is asked seldom
+				next := soon
+				if !s.stirred {
+					next = soon + untilNext(time.Now().Add(soon), s.pace.restEvery)
+				}
+				relist.Reset(next)
+			}
+		case <-s.relook:
+			if s.listing == nil {
+				relist.Reset(max(0, soon-time.Since(s.begun)))
 			}
 		case <-s.poke:
+			if s.listing == nil && !s.stirred {
+				relist.Reset(soon)
+			}
+			s.stirred = true
 			if err := s.takeNotes(ctx, peeks); err != nil {
 				return causeOr(ctx, err)
 			}
@@ -802,7 +817,7 @@ func (s *session) listNetworks(ctx context.Context) ([]Network, error) {
 // beginListing has listed called with every network and every live container.
 func (s *session) beginListing(ctx context.Context) {
 	batches := make(chan batch)
-	s.listing, s.begun, s.seen, s.touched = batches, time.Now(), nil, map[string]bool{}
+	s.listing, s.begun, s.seen, s.touched, s.stirred = batches, time.Now(), nil, map[string]bool{}, false
 	go func() {
 		send := func(b batch) {
 			select {
@@ -918,6 +933,9 @@ func (s *session) listed(b batch) {
 			}
 		}
 		s.told.Store(true) // before: who hears of it may ask
+	}
+	if !s.first && s.hushed == nil && len(u.Containers)+len(u.Gone) > 0 {
+		s.stirred = true
 	}
 	s.send(u)
 	if b.end {

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -984,8 +985,8 @@ func TestWatchHurry(t *testing.T) {
 		next(w, r)
 	})
 	w.e.Hurry()
-	w.until("it is listened to and listed anew", func() bool { return subscribed.Load() == 1 && w.fulls == 2 })
-	d.untilSubscribed()
+	w.until("it is listed anew", func() bool { return w.fulls == 2 })
+	d.until("it is listened to anew", func() bool { return subscribed.Load() == 1 && len(d.streams) > 0 })
 	if len(w.downs) != 1 {
 		t.Errorf("said to be lost: %v", w.downs[1:])
 	}
@@ -1014,6 +1015,7 @@ func TestWatchHalfOpen(t *testing.T) {
 	})
 	w.untilFilled()
 	before := len(w.downs)
+	w.e.Attend()
 	d.setHook(func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) {
 		if r.URL.Path == "/_ping" {
 			pings.Add(1)
@@ -1223,18 +1225,80 @@ func TestWatchRelists(t *testing.T) {
 	d := newDaemon(t)
 	id := d.run("web", "bridge")
 	p := brisk()
-	p.relistEvery = 100 * time.Millisecond
+	p.relistEvery, p.restEvery, p.attention = 100*time.Millisecond, time.Hour, time.Millisecond
 	w := watch(t, d.url, p)
 	w.untilListed()
+	d.untilSubscribed()
 	d.mu.Lock()
-	d.streams = map[chan events.Message]bool{} // from here on the engine drops all events
+	streams := d.streams
+	d.streams = map[chan events.Message]bool{} // from here on the engine drops events
 	d.mu.Unlock()
+	d.rename(id, "seen")
+	w.e.Attend()
+	w.untilNames("seen=" + d.addr(id))
+	d.rename(id, "seen2") // lists that tell what no event told are followed by more
+	w.untilNames("seen2=" + d.addr(id))
+	fulls := w.fulls
+	w.until("a list without news", func() bool { return w.fulls > fulls })
 	d.rename(id, "renamed")
-	w.untilNames("renamed=" + d.addr(id))
-	d.remove(id)
-	more := d.run("more", "bridge")
-	w.untilNames("more=" + d.addr(more))
+	d.mu.Lock()
+	d.streams = streams
+	d.mu.Unlock()
+	marker := d.run("marker", "bridge") // one event, and those before it may have been dropped
+	w.untilNames("marker=" + d.addr(marker) + " renamed=" + d.addr(id))
 	w.wantNoLoss()
+}
+
+// An engine of which nobody wants to know anything is left alone, and who looks then is told how it is now.
+func TestWatchRests(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	d.run("web", "bridge")
+	p := brisk()
+	p.pingEvery, p.pingTimeout, p.attention, p.relistEvery, p.restEvery = 5*time.Millisecond, 5*time.Second, 50*time.Millisecond, 50*time.Millisecond, 1000*time.Hour
+	var asked atomic.Int32
+	var frozen atomic.Bool
+	thaw := make(chan struct{})
+	d.setHook(func(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
+		asked.Add(1)
+		if frozen.Load() {
+			<-thaw
+		}
+		next(w, r)
+	})
+	w := watch(t, d.url, p)
+	w.untilFilled()
+	time.Sleep(10 * p.attention) // nothing is to happen, which cannot be awaited
+	before := asked.Load()
+	time.Sleep(20 * p.pingEvery)
+	if n := asked.Load() - before; n > 0 {
+		t.Errorf("an engine of which nobody wants to know was asked %d times", n)
+	}
+	if err := w.e.Answers(t.Context()); err != nil {
+		t.Errorf("one that answers: %v", err)
+	}
+	if asked.Load() == before {
+		t.Error("it was not asked for who looks")
+	}
+	for after := asked.Load(); asked.Load() < after+3; { // it is asked on
+		runtime.Gosched()
+	}
+	time.Sleep(10 * p.attention)
+	frozen.Store(true)
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := w.e.Answers(soon); !errors.Is(err, ErrNoAnswer) {
+		t.Errorf("a frozen one: %v", err)
+	}
+	w.wantNoLoss() // it may be slow
+	close(thaw)
+	if err := w.e.Answers(t.Context()); err != nil {
+		t.Errorf("one that answers again: %v", err)
+	}
+	w.end()
+	if err := w.e.Answers(t.Context()); err != nil {
+		t.Errorf("nobody follows it: %v", err)
+	}
 }
 
 // Whatever happens, in the end the picture is the truth.

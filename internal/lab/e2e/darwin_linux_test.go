@@ -532,9 +532,10 @@ func TestMacPeer(t *testing.T) {
 	}
 }
 
-// sleeps stops the agent for as long as it takes to be a sleep (platform.WatchWake), while what it has made goes away.
+// sleeps stops the agent for as long as it takes to be a sleep (platform.Clocks), while what it has made goes away.
 func (m mac) sleeps(r *run, ip string) {
 	m.t.Helper()
+	m.status() // while somebody looks it looks at its clocks often
 	m.done(r.cmd.Process.Signal(syscall.SIGSTOP))
 	m.done(m.DeleteRoute(m.t.Context(), netip.MustParsePrefix("172.17.0.0/16")))
 	m.done(os.Remove(m.root + "/etc/resolver/docker"))

@@ -175,6 +175,7 @@ func TestVMChanges(t *testing.T) {
 			})
 			survives("the host sleeps", func(t *testing.T, _ net.Conn) { // to the agent it is all the same why it does not run
 				h := h.in(t)
+				h.status() // while somebody looks it looks at its clocks often, and a real sleep the kernel tells of
 				do(r.cmd.Process.Signal(syscall.SIGSTOP))
 				h.eventually("the pilot gives it up", func() error {
 					if left := docker(t, vm, "ps", "-q", "--filter", "label=fairlead.pilot"); left != "" {
