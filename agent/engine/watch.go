@@ -54,6 +54,8 @@ const (
 	stormMax  = 100 * time.Millisecond // that a storm is waited for
 	fillAfter = 100 * time.Millisecond // from the end of the first list to the first inspect of what it told: names go first
 	hurried   = 2000                   // containers of a list that are inspected as fast as can be
+	fillBatch = 16                     // of the others, together: one by itself finds all caches cold, and takes several times the CPU
+	fillPause = 640 * time.Millisecond // between them, at least: there is no hurry, and the machine has other work
 	maxNotes  = 1 << 16                // events that wait to be looked at; with more, a list costs less
 	maxComing = 1 << 12                // containers that ended before the connection, of which is told
 )
@@ -151,6 +153,7 @@ type session struct {
 	fillNext uint32              // number in known from which on some may have to be filled
 	fillLeft int                 // how many more are looked at without a pause
 	fillMore int                 // after the next pause
+	fillFrom time.Time           // when the last pause ended
 	fillRest <-chan time.Time
 
 	mu    sync.Mutex // guards what the event reader writes
@@ -209,7 +212,6 @@ type looked struct {
 	born    bool // exists, but was never started
 	unknown bool // the engine answers, but cannot tell about this one
 	err     error
-	took    time.Duration
 }
 
 // news is what events say of a container while it is being looked at.
@@ -381,7 +383,7 @@ func (s *session) follow(ctx context.Context) error {
 			})
 			s.send(Update{Coming: cs})
 		case <-s.fillRest:
-			s.fillRest, s.fillLeft, s.fillMore = nil, s.fillMore, 1
+			s.fillRest, s.fillLeft, s.fillMore, s.fillFrom = nil, s.fillMore, fillBatch, time.Now()
 		case r := <-results:
 			if r.err != nil {
 				return causeOr(ctx, r.err)
@@ -497,9 +499,7 @@ func (s *session) lookOn(ctx context.Context, results chan<- looked) {
 	look := func(id string) {
 		s.looking[id] = news{}
 		go func() {
-			began := time.Now()
 			r := s.look(ctx, id)
-			r.took = time.Since(began)
 			select {
 			case results <- r:
 			case <-ctx.Done():
@@ -533,7 +533,7 @@ func (s *session) outcome(r looked) {
 	if s.filling[r.id] {
 		delete(s.filling, r.id)
 		if s.fillLeft == 0 && s.fillRest == nil {
-			s.fillRest = time.After(max(40*time.Millisecond, 20*r.took)) // there is no hurry, and the machine has other work
+			s.fillRest = time.After(max(fillPause, 20*time.Since(s.fillFrom)))
 		}
 	}
 	if stale {
