@@ -455,18 +455,22 @@ func (a *Agent) calmed() {
 	platform.Shrink()
 }
 
-// rest gives the pages of the program back some time after something was done that an agent at rest does not do.
-type rest struct{ due atomic.Bool }
+// rest gives the pages of the program back when for some time nothing was done that an agent at rest does not do.
+type rest struct {
+	mu    sync.Mutex
+	timer *time.Timer
+}
 
-const restAfter = 4 * time.Second
+const restAfter = 10 * time.Second
 
 // from says that something was done.
 func (r *rest) from() {
-	if r.due.CompareAndSwap(false, true) {
-		time.AfterFunc(restAfter, func() {
-			r.due.Store(false)
-			platform.ShrinkProgram()
-		})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer == nil {
+		r.timer = time.AfterFunc(restAfter, platform.ShrinkProgram)
+	} else {
+		r.timer.Reset(restAfter)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -86,7 +87,7 @@ func TestNewSubnetIsWaitedFor(t *testing.T) {
 		w.up, w.listed, w.reach = true, true, platform.Reach{Kind: platform.Gateway, Via: addrs("192.168.99.100")[0], Source: addrs("192.168.99.1")[0]}
 		a := &Agent{journal: &journal{}, names: newDirectory(nil), wake: make(chan struct{}, 1), passed: make(chan struct{}), engines: []*watched{w}}
 		a.setEngines(a.engines)
-		a.asking.out.Store(asks)
+		a.asking.free.Store(math.MaxInt64) // nobody is asked
 		ask := func(subnets ...netip.Prefix) {
 			a.reported(w, pilotState{open: true, asked: tunnel.Admission{Sources: addrs("192.168.99.1"), Subnets: subnets}, report: tunnel.Report{Open: true}})
 			a.pass(t.Context())

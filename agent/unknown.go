@@ -34,29 +34,32 @@ const (
 	askEvery  = time.Second
 )
 
-// asking holds the pace of asking the engines.
-type asking struct{ out atomic.Int32 }
+// asking holds the pace of asking the engines, by the clock: timers would go on waking a host after a flood.
+type asking struct{ free atomic.Int64 } // when all asked for were asked if it took askEvery each, one after the other; since begun
+
+var begun = time.Now() // of the monotonic clock
 
 // may tells whether the engines may be asked now.
-func (q *asking) may() bool { return q.out.Load() < asks }
+func (q *asking) may() bool {
+	return q.free.Load() <= int64(time.Since(begun)+(asks-1)*askEvery)
+}
 
 // begin reports whether the engines may be asked now, and counts it if so.
 func (q *asking) begin() bool {
 	for {
-		n := q.out.Load()
-		if n >= asks {
+		free, now := q.free.Load(), time.Since(begun)
+		if free > int64(now+(asks-1)*askEvery) {
 			return false
 		}
-		if q.out.CompareAndSwap(n, n+1) {
-			time.AfterFunc(time.Duration(n+1)*askEvery, func() { q.out.Add(-1) })
+		if q.free.CompareAndSwap(free, max(free, int64(now))+int64(askEvery)) {
 			return true
 		}
 	}
 }
 
 // worth tells for how many names at a time unknown may find anything out: for any while there is something to wait for, else for
-// as many as the engines may be asked for, which is none when they were asked often enough. A flood of questions asks it every
-// time, so it neither locks nor reads a clock.
+// as many as the engines may be asked for, which is none when they were asked often enough. A flood of questions asks it for each,
+// so it does not lock.
 func (a *Agent) worth() int {
 	for _, e := range *a.apis.Load() { // first: what an engine has told is due before it ceases to be pending
 		if e.Pending() {

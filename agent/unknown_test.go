@@ -44,7 +44,7 @@ func TestWorth(t *testing.T) {
 		}
 	}
 	is(asks, "before anybody was asked")
-	a.asking.out.Store(asks)
+	a.asking.free.Store(math.MaxInt64) // the engines were asked
 	is(0, "when the engines were asked")
 	a.mark(dirty{names: true})
 	is(math.MaxInt, "while a pass is due")
