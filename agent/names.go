@@ -643,7 +643,7 @@ func (d *directory) put(o owner, old, now []claim) []string {
 		if _, twice := bestOn(c.name, now[:i]); c.deny != "" {
 			d.denied[o] = append(d.denied[o], c)
 		} else if !twice {
-			d.insert(c.name, &held{o, best})
+			d.insert(c.name, held{o, best})
 		}
 	}
 	d.now.claims = now
@@ -667,7 +667,7 @@ func (d *directory) put(o owner, old, now []claim) []string {
 	return slices.Compact(changed)
 }
 
-func (d *directory) insert(name string, h *held) {
+func (d *directory) insert(name string, h held) {
 	r := d.shared[name]
 	if r == nil {
 		other := d.sole(name)
@@ -682,7 +682,7 @@ func (d *directory) insert(name string, h *held) {
 		r.insert(other)
 		d.shared[name] = r
 	}
-	r.insert(h)
+	r.insert(&held{h.owner, h.claim})
 }
 
 // remove takes a claim away, if it is there.
