@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -411,4 +412,26 @@ func FuzzAgainstNaive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, qname string, qtype, qclass, size uint16, do bool) {
 		compare(t, rand.New(rand.NewPCG(seed, 3)), qname, qtype, qclass, size, do)
 	})
+}
+
+// TestSetName: a name of any length with anything behind it is read in lower case, and given so.
+func TestSetName(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		rest := make([]byte, 1+r.IntN(255)+r.IntN(16))
+		size := min(len(rest), 255) - r.IntN(min(len(rest), 16))
+		few := r.IntN(2) > 0 // with letters that change
+		for i := range rest {
+			if rest[i] = "abyz09-_\x05\x00"[r.IntN(10)]; few {
+				rest[i] = "aAZz@[`{\x80\xff"[r.IntN(10)]
+			}
+		}
+		before, want := bytes.Clone(rest), bytes.Clone(rest[:size])
+		lower(want)
+		var q query
+		if got := q.setName(rest, size); !bytes.Equal(got, want) || !bytes.Equal(q.name(), want) || !bytes.Equal(rest, before) {
+			t.Fatalf("%q with %q behind: %q, kept as %q", rest[:size], rest[size:], got, q.name())
+		}
+	}
 }
