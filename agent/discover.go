@@ -116,7 +116,7 @@ func (a *Agent) keepEngines(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		var jobs sync.WaitGroup
 		jobs.Go(func() {
-			w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }, func(id string) { a.ended(w, id) })
+			w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }, func(id, network string, until time.Time) { a.ended(w, id, network, until) })
 		})
 		jobs.Go(func() { a.keepPilot(ctx, w) })
 		ends[w] = func() { cancel(); jobs.Wait() }

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/fairlead-dev/fairlead/agent/engine"
 	"github.com/fairlead-dev/fairlead/dnsserver"
@@ -22,7 +25,8 @@ func TestEnded(t *testing.T) {
 		Labels: map[string]string{"fairlead.ignore": "true"}}
 	named := engine.Container{ID: strings.Repeat("d4", 32), Name: hidden.ID[:12], State: "running", Endpoints: []engine.Attachment{on("bridge", "10.0.0.4")}}
 	a := newAgent(Config{Engines: []EngineConfig{{Endpoint: engine.Endpoint{Name: "default", URL: "unix:///nowhere"}}}, Domains: []string{"docker", "test"}}, slog.New(slog.DiscardHandler), "", nil)
-	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: []string{"docker", "test"}})
+	var asked atomic.Int32 // for how many names
+	a.zone = dnsserver.NewZone(dnsserver.ZoneConfig{Domains: []string{"docker", "test"}, Worth: a.worth, Unknown: func(context.Context, string) { asked.Add(1) }})
 	server, err := dnsserver.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
@@ -62,17 +66,17 @@ func TestEnded(t *testing.T) {
 	is("at first", "both", "NOERROR,10.0.0.1")
 
 	for _, id := range []string{"", "short", strings.Repeat("f", 64), hidden.ID} {
-		a.ended(w, id)
+		a.ended(w, id, "", time.Time{})
 		if got := answers(); got != alive {
 			t.Errorf("%q ended, which has no name:\n%s", id, got)
 		}
 	}
 	a.mu.Lock()
-	a.ended(w, one.ID) // does not wait
+	a.ended(w, one.ID, "", time.Time{}) // does not wait
 	a.mu.Unlock()
 	is("while the agent is at work", "one.bridge", "NOERROR,10.0.0.1")
 
-	a.ended(w, one.ID)
+	a.ended(w, one.ID, "", time.Time{})
 	is("as soon as it ended", one.ID[:12], "NXDOMAIN")
 	is("as soon as it ended", "one.bridge", "NXDOMAIN")
 	is("as soon as it ended", "two", "NOERROR,10.0.0.2")
@@ -82,8 +86,32 @@ func TestEnded(t *testing.T) {
 		t.Errorf("it lives after all:\n%s", got)
 	}
 
-	a.ended(w, one.ID)
-	a.ended(w, one.ID)
+	for _, network := range []string{"bridge", "other"} { // of which it was on one alone
+		a.ended(w, one.ID, network+"-id", time.Time{})
+		is("on "+network+" no more", "one.bridge", map[string]string{"bridge": "NXDOMAIN", "other": "NOERROR,10.0.0.1"}[network])
+		a.heard(w, engine.Update{})
+	}
+
+	before := asked.Load()
+	a.ended(w, one.ID, "", time.Now().Add(time.Hour))
+	is("when that is certain", "one.bridge", "NXDOMAIN")
+	if asked.Load() != before {
+		t.Error("the engine is asked for who has just ended")
+	}
+	a.due.Store(true)
+	is("with a pass to come", "one.bridge", "NXDOMAIN")
+	if a.due.Store(false); asked.Load() == before {
+		t.Error("nobody waits for the pass")
+	}
+	a.heard(w, engine.Update{Coming: []engine.Container{two}}) // anybody
+	before = asked.Load()
+	a.ended(w, one.ID, "", time.Now().Add(-time.Nanosecond))
+	is("long ago", "one.bridge", "NXDOMAIN")
+	if asked.Load() == before {
+		t.Error("the engine is not asked for who may have been started again")
+	}
+	a.ended(w, one.ID, "", time.Time{})
+	a.ended(w, one.ID, "", time.Time{})
 	a.heard(w, engine.Update{Gone: []string{one.ID}})
 	is("when it is gone", "one.bridge", "NXDOMAIN")
 	is("when it is gone", "one", "NOERROR,10.0.0.2")

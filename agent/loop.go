@@ -404,9 +404,10 @@ func (a *Agent) heard(w *watched, u engine.Update) {
 	}
 }
 
-// ended takes the names that a container alone has from the zone as soon as it is said to have died: heard and its pass say the same, and
-// who has the rest, some wake-ups later. While the agent is at work it leaves all to them.
-func (a *Agent) ended(w *watched, id string) {
+// ended takes the names that a container alone has from the zone as soon as it is said to have died, or left the only network it was on: heard and its pass say the same, and
+// who has the rest, some wake-ups later. While the agent is at work it leaves all to them. Nobody needs to ask the engine for these names
+// until the time given, if it is the only engine, as of another it is not known how late its events come, and all that may come is known.
+func (a *Agent) ended(w *watched, id, network string, until time.Time) {
 	if a.zone == nil || len(id) < 12 || !a.mu.TryLock() {
 		return
 	}
@@ -415,10 +416,27 @@ func (a *Agent) ended(w *watched, id string) {
 	if !ok || !a.names.alone.Has(id[:12], uint32(ownerOf(w.slot, number))) { // else the name may be somebody else's
 		return
 	}
-	for _, d := range a.cfg.Domains {
-		a.zone.Withdraw(id[:12]+"."+d, func(name string) bool { return a.names.shared[strings.TrimSuffix(name, "."+d)] != nil })
+	c := w.containers.Get(number)
+	if network != "" && (c.HostNetwork || slices.ContainsFunc(c.Endpoints, func(e engine.Attachment) bool { return e.NetworkID != network })) {
+		return
 	}
-	w.change(number, w.containers.Get(number)) // if it lives after all, the next pass gives them back
+	if len(a.engines) > 1 || len(w.coming) >= maxComing {
+		until = time.Time{}
+	}
+	var names []string
+	for _, d := range a.cfg.Domains {
+		names = append(names, id[:12]+"."+d)
+	}
+	a.zone.Withdraw(names, a.isShared, until)
+	w.change(number, c) // if it lives after all, the next pass gives them back
+}
+
+// isShared tells whether several containers claim a name.
+func (a *Agent) isShared(name string) bool {
+	return slices.ContainsFunc(a.cfg.Domains, func(d string) bool {
+		rest, ok := strings.CutSuffix(name, "."+d)
+		return ok && a.names.shared[rest] != nil
+	})
 }
 
 // hurry leaves more garbage lying about while many containers come, or are hinted at, as their names are waited for, until it is calm again.

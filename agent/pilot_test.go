@@ -94,13 +94,13 @@ func TestNewSubnetIsWaitedFor(t *testing.T) {
 		}
 		a.subnets = []Subnet{{Prefix: old, State: Installed}}
 		ask(old)
-		if a.worth() != 0 || !a.settled() {
+		if a.worth(false) != 0 || !a.settled() {
 			t.Fatal("waits, but for what?")
 		}
 		a.subnets = append(a.subnets, Subnet{Prefix: fresh, State: Installed})
 		a.mark(dirty{names: true})
 		a.pass(t.Context())
-		if a.worth() == 0 || a.settled() {
+		if a.worth(false) == 0 || a.settled() {
 			t.Error("the VM was not asked yet")
 		}
 		answered := false
@@ -114,7 +114,7 @@ func TestNewSubnetIsWaitedFor(t *testing.T) {
 		}
 		ask(old, fresh)
 		synctest.Wait()
-		if !answered || a.worth() != 0 || !a.settled() {
+		if !answered || a.worth(false) != 0 || !a.settled() {
 			t.Error("waits though the VM has answered")
 		}
 	})

@@ -58,18 +58,18 @@ func (q *asking) begin() bool {
 }
 
 // worth tells for how many names at a time unknown may find anything out: for any while there is something to wait for, else for
-// as many as the engines may be asked for, which is none when they were asked often enough. A flood of questions asks it for each,
-// so it does not lock.
-func (a *Agent) worth() int {
+// as many as the engines may be asked for, which is none when they were asked often enough, or for whom the engine has just said that it
+// ended. A flood of questions asks it for each, so it does not lock.
+func (a *Agent) worth(ended bool) int {
 	for _, e := range *a.apis.Load() { // first: what an engine has told is due before it ceases to be pending
-		if e.Pending() {
+		if e.Promising() || !ended && e.Pending() {
 			return math.MaxInt
 		}
 	}
 	if a.due.Load() {
 		return math.MaxInt
 	}
-	if a.asking.may() {
+	if !ended && a.asking.may() {
 		return asks
 	}
 	return 0

@@ -39,7 +39,7 @@ func TestWorth(t *testing.T) {
 	a.setEngines(nil)
 	is := func(want int, when string) {
 		t.Helper()
-		if n := a.worth(); n != want {
+		if n := a.worth(false); n != want {
 			t.Errorf("%s: %d names may wait, want %d", when, n, want)
 		}
 	}

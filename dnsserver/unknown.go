@@ -21,7 +21,7 @@ const (
 // unknown asks the zone's owner about names before they are denied.
 type unknown struct {
 	ask      func(context.Context, string)
-	worth    func() int
+	worth    func(ended bool) int
 	patience time.Duration
 
 	mu      sync.Mutex
@@ -39,6 +39,7 @@ func (e *expected) place(hash uint64) *atomic.Int32 { return &e[hash>>1%uint64(l
 // query for one of them, or for a name below one, or for its first label with others behind, waits for Unknown although that is not
 // Worth it, and has its own room among those that wait: whoever asks for names at random does not take it.
 func (z *Zone) Expect(names []string, n int) {
+	z.ended.Store(nil)
 	for _, name := range names {
 		if ValidName(name) {
 			z.expected.place(hashOf(appendName(nil, name))).Add(int32(n))
@@ -87,6 +88,16 @@ func (z *Zone) expects(q *query) bool {
 	return is(hashOf(short[:n]))
 }
 
+// ended is what was last withdrawn.
+type ended struct {
+	names []uint64 // hashes
+	until time.Time
+}
+
+func (e *ended) has(q *query) bool {
+	return e != nil && slices.Contains(e.names, q.hash) && time.Now().Before(e.until)
+}
+
 // call is one of ask. Who comes while it runs may know more than it has seen, and needs the next one.
 type call struct {
 	done chan struct{}
@@ -108,7 +119,7 @@ type waiters struct {
 // settle is called with a reply that denies the name asked for. It returns what to send now; or nil, and sends later. q, msg
 // and reply may be used again when it has returned.
 func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPort) []byte {
-	done := z.unknown.begin(q, z.expects(q))
+	done := z.unknown.begin(q, z.expects(q), z.ended.Load().has(q))
 	if done == nil {
 		return z.deny(q, msg, reply, w.udp)
 	}
@@ -134,7 +145,7 @@ func (z *Zone) settle(w *waiters, q *query, msg, reply []byte, from netip.AddrPo
 }
 
 // begin counts one more query that waits, and tells until when; nil: it must not, or need not, as its name can never exist.
-func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
+func (u *unknown) begin(q *query, expected, ended bool) <-chan struct{} {
 	if u.ask == nil || q.size == 0 {
 		return nil
 	}
@@ -142,7 +153,7 @@ func (u *unknown) begin(q *query, expected bool) <-chan struct{} {
 	if expected {
 		room = 2 * maxWaiting
 	} else if u.worth != nil {
-		if more = u.worth(); more <= 0 { // a flood neither locks nor allocates
+		if more = u.worth(ended); more <= 0 { // a flood neither locks nor allocates
 			return nil
 		}
 	}

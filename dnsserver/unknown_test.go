@@ -114,7 +114,7 @@ func TestUnknown(t *testing.T) {
 func TestWorth(t *testing.T) {
 	var worth, calls atomic.Int32
 	var z *Zone
-	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return int(worth.Load()) }, Unknown: func(_ context.Context, name string) {
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func(bool) int { return int(worth.Load()) }, Unknown: func(_ context.Context, name string) {
 		calls.Add(1)
 		z.Update(map[string]*Record{name: {Addrs: addrs("172.17.0.9")}})
 	}})
@@ -151,7 +151,7 @@ func TestWorth(t *testing.T) {
 // TestWorthBounds: no more names are asked about at a time than it is worth it for, and whoever asks for one of them waits with the first.
 func TestWorthBounds(t *testing.T) {
 	release := make(chan struct{})
-	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return 2 }, Unknown: func(context.Context, string) { <-release }})
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func(bool) int { return 2 }, Unknown: func(context.Context, string) { <-release }})
 	w := &waiters{udp: true, send: func([]byte, netip.AddrPort) {}}
 	for _, of := range []struct {
 		name  string
@@ -170,7 +170,7 @@ func TestWorthBounds(t *testing.T) {
 // TestWorthIsFresh: what came between the look at the zone and Worth's word is answered.
 func TestWorthIsFresh(t *testing.T) {
 	var z *Zone
-	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Unknown: func(context.Context, string) {}, Worth: func() int {
+	z = NewZone(ZoneConfig{Domains: []string{"docker"}, Unknown: func(context.Context, string) {}, Worth: func(bool) int {
 		z.Update(map[string]*Record{"new.docker": {Addrs: addrs("172.17.0.9")}})
 		return 0
 	}})
@@ -320,7 +320,7 @@ func TestExpected(t *testing.T) {
 	var worth atomic.Int32
 	worth.Store(2 * maxWaiting)
 	release := make(chan struct{})
-	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func() int { return int(worth.Load()) }, Unknown: func(context.Context, string) { <-release }})
+	z := NewZone(ZoneConfig{Domains: []string{"docker"}, Patience: time.Minute, Worth: func(bool) int { return int(worth.Load()) }, Unknown: func(context.Context, string) { <-release }})
 	z.Expect([]string{"web.docker", "api.shop.docker", "NOT A NAME"}, 1)
 	z.Expect([]string{"api.shop.docker"}, 1)
 	w := &waiters{udp: true, send: func([]byte, netip.AddrPort) {}}

@@ -41,8 +41,9 @@ type ZoneConfig struct {
 	Patience time.Duration
 
 	// Worth, unless nil, is asked before Unknown, from any goroutine and for every such query; it must return at once. It says for how many
-	// names at a time Unknown may know more than the zone does now: beyond those a name is denied without it, unless Expect named it.
-	Worth func() int
+	// names at a time Unknown may know more than the zone does now: beyond those a name is denied without it, unless Expect named it. ended
+	// tells that Withdraw vouches for the name: it is worth only what Unknown would wait for.
+	Worth func(ended bool) int
 }
 
 // Record is what one name answers. Its slices are sets, order means nothing.
@@ -77,6 +78,7 @@ type Zone struct {
 	denied           denied
 	lastDenied       atomic.Uint64 // when any was, as in denied
 	expected         expected
+	ended            atomic.Pointer[ended]
 
 	mu      sync.Mutex     // of writers
 	apexes  map[string]int // the served domains in wire form, with their numbers
@@ -184,26 +186,32 @@ func (z *Zone) Update(changed map[string]*Record) {
 	}
 }
 
-// Withdraw removes a name, and with it some of those that answer exactly what it does: of a container its other names. Those that keep
-// holds for stay. It is for whoever has no time to find out what to Update.
-func (z *Zone) Withdraw(name string, keep func(name string) bool) {
-	if !ValidName(name) {
-		return
-	}
+// Withdraw removes names, and with each some of those that answer exactly what it does: of a container its other names. Those that keep
+// holds for stay. It is for whoever has no time to find out what to Update. Until the time given, or the next Expect, it is certain that nobody
+// has come to have one of the names but whom Unknown would wait for, so that it needs not be asked.
+func (z *Zone) Withdraw(names []string, keep func(name string) bool, until time.Time) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.name = appendName(z.name[:0], name)
 	t := z.table.Load()
-	n := t.find(z.name, hashOf(z.name))
-	if n == nil || n.flags&given == 0 {
-		return
-	}
-	for name := range t.names(n) {
-		if !keep(textOf(name)) {
-			z.goes(name)
+	e := &ended{until: until}
+	for _, name := range names {
+		if !ValidName(name) {
+			continue
+		}
+		z.name = appendName(z.name[:0], name)
+		n := t.find(z.name, hashOf(z.name))
+		if n == nil || n.flags&given == 0 {
+			continue
+		}
+		for name := range t.names(n) {
+			if hash := hashOf(name); !keep(textOf(name)) && !slices.Contains(e.names, hash) {
+				z.goes(name)
+				e.names = append(e.names, hash)
+			}
 		}
 	}
 	if len(z.gone) > 0 {
+		z.ended.Store(e)
 		z.table.Store(z.flush(t))
 		z.serial.Add(1)
 	}

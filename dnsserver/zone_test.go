@@ -424,7 +424,7 @@ func withdraw(t *testing.T, z *Zone, all map[string]*Record, name, kept string) 
 		return exact && n.flags&given != 0
 	}
 	same := answer(name)
-	z.Withdraw(name, func(n string) bool { return n == kept })
+	z.Withdraw([]string{name}, func(n string) bool { return n == kept }, time.Time{})
 	for n, r := range all {
 		switch {
 		case r == nil:

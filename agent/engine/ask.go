@@ -18,6 +18,12 @@ func (e *Engine) Pending() bool {
 	return s != nil && s.pending.Load()
 }
 
+// Promising tells whether something is Pending that may give a container an address: anything but a container's end.
+func (e *Engine) Promising() bool {
+	s := e.live.Load()
+	return s != nil && s.promising.Load()
+}
+
 // LookAt makes the watch look at one container without waiting for an event.
 func (e *Engine) LookAt(id string) {
 	if s := e.live.Load(); s != nil {

@@ -117,6 +117,7 @@ type pace struct {
 	attention              time.Duration // how long somebody who has looked is taken to look on
 	restEvery              time.Duration // in place of pingEvery while nobody looks, and of relistEvery while nothing happens
 	backoffMin, backoffMax time.Duration
+	restart                time.Duration // less than an engine takes from a container's end until it runs again: there is a process to be made
 }
 
 var usual = pace{
@@ -125,6 +126,7 @@ var usual = pace{
 	relistEvery: time.Minute,
 	attention:   time.Minute, restEvery: 10 * time.Minute,
 	backoffMin: 250 * time.Millisecond, backoffMax: 15 * time.Second,
+	restart: 20 * time.Millisecond,
 }
 
 // New returns an Engine; nothing is dialled yet.
@@ -140,7 +142,8 @@ type connection struct {
 	open       func(context.Context) (net.Conn, error) // one more way to the engine, under HTTP
 	info       Info
 	traits     traits
-	systemTime time.Time // the engine's clock when it answered
+	systemTime time.Time     // the engine's clock when it answered
+	ahead      time.Duration // at least, of this host's clock before the engine's
 }
 
 // keepAlive has the kernel notice within 9 s that nobody is at the other end of a connection any more, as where a VM lost power or its
@@ -209,6 +212,7 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 	var i system.Info
 	var infoErr error
 	var asked sync.WaitGroup
+	began := time.Now()
 	asked.Go(func() { i, infoErr = c.Info(ctx) })
 	v, err := c.ServerVersion(ctx)
 	if asked.Wait(); err != nil {
@@ -232,6 +236,7 @@ func (c *connection) introduce(ctx context.Context, api string) error {
 	c.info = Info{ID: i.ID, Host: i.Name, Kernel: i.KernelVersion, Version: v.Version, API: c.ClientVersion(), OS: v.Os, Arch: v.Arch, System: i.OperatingSystem}
 	c.traits = traitsOf(i, v)
 	c.systemTime, _ = time.Parse(time.RFC3339Nano, i.SystemTime)
+	c.ahead = began.Sub(c.systemTime)
 	return nil
 }
 

@@ -89,11 +89,12 @@ func (c *connection) eachEvent(ctx context.Context, since time.Time, opened func
 // noteOf is what follow is to know of an event; ok is false for nothing. Podman puts the container's id where Docker has the network's, so
 // either is taken.
 func (s *session) noteOf(e event) (n note, ok bool) {
+	age := s.age(e)
 	switch e.kind {
 	case "container":
 		n.id = strings.Clone(e.id)
 		switch {
-		case strings.HasPrefix(e.action, "exec_") || e.action == "top" || e.action == "resize" || e.action == "attach":
+		case strings.HasPrefix(e.action, "exec_") || e.action == "top" || e.action == "resize" || e.action == "attach" || e.action == "kill":
 			return n, false
 		case e.action == "create":
 			// An inspect of it may have to wait until it has started, but here are its labels.
@@ -104,7 +105,9 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 		case e.action == "start" || e.action == "restart":
 			n.what = started
 		case e.action == "die" && e.at > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
-			n.what = died
+			if n.what = died; age < s.pace.restart {
+				n.until = time.Now().Add(s.pace.restart - age)
+			}
 		}
 	case "network":
 		n.id = strings.Clone(cmp.Or(e.container, e.id))
@@ -113,10 +116,25 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 			n.what, n.network = joined, strings.Clone(e.id)
 		case e.action == "connect":
 		case e.action == "disconnect":
-			n.what = left
+			n.what, n.network = left, e.id
 		default:
 			n.what = networksChanged
 		}
 	}
 	return n, n.id != ""
+}
+
+// unsure is an age at which nothing can be said.
+const unsure = time.Hour
+
+// age is how long ago an event was, at most, however late it comes. What seems to come from the future tells that a clock was set.
+func (s *session) age(e event) time.Duration {
+	age := time.Since(time.Unix(0, e.at)) - s.conn.ahead
+	if age < 0 || s.conn.systemTime.IsZero() {
+		s.timeless = true
+	}
+	if s.timeless {
+		return unsure
+	}
+	return age
 }

@@ -64,9 +64,10 @@ const (
 // between. sink is called from one goroutine at a time, must not block for long, and has known Take each update before it returns:
 // Watch reads known, and writes nothing there. A lost engine is dialled again with growing, jittered pauses.
 //
-// ended is called with the id of a container as soon as the engine says that it died, from another goroutine, and must not wait
-// for anything: that would hold up all events. sink is told in any case, mostly soon after.
-func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update), ended func(id string)) {
+// ended is called with the id of a container as soon as the engine says that it died, or with that of a network that it left, from another
+// goroutine, and must not wait for anything: that would hold up all events. sink is told in any case, mostly soon after. Until the time given,
+// if there is one, no container that has ended or not been created by then runs without being Promising.
+func (e *Engine) Watch(ctx context.Context, known *Store, sink func(Update), ended func(id, network string, until time.Time)) {
 	pause := e.pace.backoffMin
 	for ctx.Err() == nil {
 		started := time.Now()
@@ -129,50 +130,57 @@ type session struct {
 	conn  *connection
 	known *Store // what sink was told
 	sink  func(Update)
-	ended func(id string)
+	ended func(id, network string, until time.Time)
 	// sharers are the ids in known that use another container's network, by that one's id.
 	sharers  map[string]map[string]bool
 	overlays atomic.Pointer[map[string]bool] // ids of networks
 	born     map[string]Container            // created, not started: their labels and names, ready for the moment they get an address
 
 	// What follow is at.
-	listing  chan batch          // nil: no listing is under way
-	begun    time.Time           // of it
-	first    bool                // it is the session's first
-	hushed   map[string]bool     // what it is to tell of in place of looks: a storm's
-	touched  map[string]bool     // hinted since it began: it may tell what was before
-	stirred  bool                // something happened since the last list began, or one told what no event had told
-	seen     Numbers             // those in known that were told since it began
-	due      map[string]bool     // to be looked at
-	stormed  time.Time           // when due became a storm
-	looking  map[string]news     // being looked at: what was said of it since the look began
-	joining  map[string]bool     // given an address, and not looked at since
-	dead     map[string]bool     // died, were told gone, and have not begun anything since: a look at them is nothing to wait for
-	peeking  map[string][]string // by network that is being looked at: who joined it meanwhile
-	filling  map[string]bool     // looked at only because a list does not tell all
-	fillNext uint32              // number in known from which on some may have to be filled
-	fillLeft int                 // how many more are looked at without a pause
-	fillMore int                 // after the next pause
-	fillFrom time.Time           // when the last pause ended
+	listing  chan batch           // nil: no listing is under way
+	begun    time.Time            // of it
+	first    bool                 // it is the session's first
+	hushed   map[string]bool      // what it is to tell of in place of looks: a storm's
+	touched  map[string]bool      // hinted since it began: it may tell what was before
+	stirred  bool                 // something happened since the last list began, or one told what no event had told
+	seen     Numbers              // those in known that were told since it began
+	due      map[string]bool      // to be looked at
+	stormed  time.Time            // when due became a storm
+	looking  map[string]news      // being looked at: what was said of it since the look began
+	joining  map[string]bool      // given an address, and not looked at since
+	dead     map[string]time.Time // a look at them is nothing to wait for: they left a network, or died, and until when that cannot be otherwise
+	peeking  map[string][]string  // by network that is being looked at: who joined it meanwhile
+	filling  map[string]bool      // looked at only because a list does not tell all
+	fillNext uint32               // number in known from which on some may have to be filled
+	fillLeft int                  // how many more are looked at without a pause
+	fillMore int                  // after the next pause
+	fillFrom time.Time            // when the last pause ended
 	fillRest <-chan time.Time
 
 	mu    sync.Mutex // guards what the event reader writes
 	notes []note
 	lost  bool // there were too many notes
+	ends  int  // how many of notes tell only of an end
 	busy  int  // how many things are hinted at or looked at, and not told
+	dying bool // all that is busy is ends
 	poke  chan struct{}
 
 	vital  vital
 	relook chan struct{} // somebody looks for the first time in a while; holds one
 
-	pending  atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
-	listsAll atomic.Bool // the engine heeds no pattern of names
-	told     atomic.Bool // all of the first listing was told
+	timeless bool // it is not known how old events are; the event reader's
+
+	pending   atomic.Bool // whether there are notes, or busy is not 0: for those who must not wait
+	promising atomic.Bool // the same without ends
+	listsAll  atomic.Bool // the engine heeds no pattern of names
+	allComing atomic.Bool // every container that may be started was told
+	told      atomic.Bool // all of the first listing was told
 }
 
 // unlock ends a change of what mu guards.
 func (s *session) unlock() {
 	s.pending.Store(len(s.notes) > 0 || s.busy > 0)
+	s.promising.Store(len(s.notes) > s.ends || s.busy > 0 && !s.dying)
 	s.mu.Unlock()
 }
 
@@ -180,8 +188,9 @@ func (s *session) unlock() {
 type note struct {
 	what    what
 	id      string // of the container
-	network string // of the network that it joined
+	network string // of the network that it joined or left
 	born    *Container
+	until   time.Time // when it died a moment ago: it does not run again before
 }
 
 type what int
@@ -253,11 +262,11 @@ func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
 		vital: vital{news: make(chan struct{})}, relook: make(chan struct{}, 1),
-		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]bool{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]time.Time{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
 	}
 }
 
-func (e *Engine) session(ctx context.Context, known *Store, sink func(Update), ended func(id string)) error {
+func (e *Engine) session(ctx context.Context, known *Store, sink func(Update), ended func(id, network string, until time.Time)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conn, err := e.dial(ctx)
@@ -306,13 +315,18 @@ func causeOr(ctx context.Context, err error) error {
 func (s *session) note(n note) {
 	s.mu.Lock()
 	if len(s.notes) < maxNotes {
-		s.notes = append(s.notes, n)
+		if s.notes = append(s.notes, n); n.what == died || n.what == left {
+			s.ends++
+		}
 	} else {
 		s.lost = true
 	}
 	s.unlock()
-	if n.what == died { // before follow, which has to be woken
-		s.ended(n.id)
+	if n.what == died || n.what == left { // before follow, which has to be woken
+		if !s.allComing.Load() {
+			n.until = time.Time{}
+		}
+		s.ended(n.id, n.network, n.until)
 	}
 	poke(s.poke)
 }
@@ -322,7 +336,7 @@ func (s *session) note(n note) {
 //
 // What events missed is told by one more list a minute after there were some; where there are none, there are none to miss, and lists are rare.
 func (s *session) follow(ctx context.Context) error {
-	results, peeks, coming := make(chan looked), make(chan peeked), make(chan []Container)
+	results, peeks, coming := make(chan looked), make(chan peeked), make(chan batch)
 	s.beginListing(ctx)
 	relist := time.NewTimer(s.pace.relistEvery)
 	defer relist.Stop()
@@ -375,13 +389,14 @@ func (s *session) follow(ctx context.Context) error {
 			}
 		case p := <-peeks:
 			s.early(ctx, p, peeks)
-		case cs := <-coming:
-			cs = slices.DeleteFunc(cs, func(c Container) bool { // those of which is known more by now
+		case b := <-coming:
+			cs := slices.DeleteFunc(b.containers, func(c Container) bool { // those of which is known more by now
 				_, born := s.born[c.ID]
 				_, known := s.known.Find(c.ID)
 				return born || known
 			})
 			s.send(Update{Coming: cs})
+			s.allComing.Store(b.err == nil)
 		case <-s.fillRest:
 			s.fillRest, s.fillLeft, s.fillMore, s.fillFrom = nil, s.fillMore, fillBatch, time.Now()
 		case r := <-results:
@@ -416,7 +431,7 @@ func (s *session) setBusy() {
 		busy++
 	}
 	s.mu.Lock()
-	s.busy = busy
+	s.busy, s.dying = busy, false
 	was := s.pending.Load()
 	s.unlock()
 	if was && !s.pending.Load() {
@@ -428,7 +443,8 @@ func (s *session) setBusy() {
 func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 	s.mu.Lock()
 	notes, lost := s.notes, s.lost
-	s.notes, s.lost = nil, false
+	s.dying = s.busy == 0 && len(notes) == s.ends
+	s.notes, s.ends, s.lost = nil, 0, false
 	s.busy++ // until what was taken is being looked at
 	s.unlock()
 	if len(notes) > storm {
@@ -452,16 +468,26 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			}
 		case started:
 			delete(s.dead, n.id)
+		case hinted:
+			if !time.Now().Before(s.dead[n.id]) { // who asks may know more than the events that were read
+				delete(s.dead, n.id)
+			}
 		case joined:
 			delete(s.dead, n.id)
 			s.joining[n.id] = true
 			s.peek(ctx, n.network, n.id, peeks)
 		case left:
 			delete(s.joining, n.id)
+			_, looking := s.looking[n.id]
+			if _, ok := s.dead[n.id]; !ok && !looking && !s.due[n.id] {
+				s.dead[n.id] = time.Time{}
+			}
 		case died:
 			delete(s.joining, n.id)
 			ended = append(ended, n.id)
-			s.dead[n.id] = true
+			if s.dead[n.id] = n.until; n.until.IsZero() { // an old story: it may run again
+				delete(s.dead, n.id)
+			}
 		}
 		if s.listing != nil {
 			s.touched[n.id] = true
@@ -872,12 +898,12 @@ func (s *session) list(ctx context.Context, send func(batch)) error {
 }
 
 // listComing gives the newest of the containers that do not run. An engine that does not heed what it is asked for gives none.
-func (s *session) listComing(ctx context.Context, to chan<- []Container) {
+func (s *session) listComing(ctx context.Context, to chan<- batch) {
 	listing, cancel := context.WithTimeout(ctx, 3*s.pace.call)
 	defer cancel()
 	var all []Container
 	query := url.Values{"filters": {`{"status":["created","exited"]}`}, "limit": {strconv.Itoa(maxComing)}}
-	_ = s.conn.eachListed(listing, query, func(c Container) {
+	err := s.conn.eachListed(listing, query, func(c Container) {
 		if len(all) == maxComing || c.State != "created" && c.State != "exited" {
 			cancel() // it may be 100,000
 		} else if c.Labels[PilotLabel] == "" {
@@ -885,8 +911,11 @@ func (s *session) listComing(ctx context.Context, to chan<- []Container) {
 			all = append(all, c)
 		}
 	})
+	if len(all) == maxComing {
+		err = errors.New("there may be more")
+	}
 	select {
-	case to <- all:
+	case to <- batch{containers: all, err: err}:
 	case <-ctx.Done():
 	}
 }

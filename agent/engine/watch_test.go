@@ -62,7 +62,7 @@ func watch(t testing.TB, url string, p pace, spies ...func(Update)) *watching {
 				spy(u)
 			}
 			w.updates <- u
-		}, func(string) {})
+		}, func(_, _ string, _ time.Time) {})
 	}()
 	t.Cleanup(w.end)
 	return w
@@ -633,7 +633,9 @@ func TestWatchDies(t *testing.T) {
 	d := newDaemon(t)
 	id := d.run("web", "bridge")
 	d.forget()
-	w := watch(t, d.url, brisk())
+	p := brisk()
+	p.restart = time.Hour
+	w := watch(t, d.url, p)
 	w.untilFilled()
 	d.untilSubscribed()
 	release := make(chan struct{})
@@ -650,6 +652,71 @@ func TestWatchDies(t *testing.T) {
 	close(release)
 	d.start(id)
 	w.untilTrue(d)
+}
+
+// An engine that is heard late may have started again what it says has died: who asks waits until it was looked at.
+func TestWatchDiedLongAgo(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	d.forget()
+	p := brisk()
+	p.restart = time.Nanosecond
+	w := watch(t, d.url, p)
+	w.untilFilled()
+	d.untilSubscribed()
+	asked, release := make(chan struct{}, 9), make(chan struct{})
+	d.onInspect(id, func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		asked <- struct{}{}
+		<-release
+		handle(rw, r)
+	})
+	d.mu.Lock()
+	d.container("die", d.containers[id])
+	d.mu.Unlock()
+	w.untilNames("")
+	w.e.LookAt(id) // as a question for its name does
+	<-asked
+	if !w.e.Pending() || !w.e.Promising() {
+		t.Error("a question for it would not wait")
+	}
+	close(release)
+	w.untilTrue(d)
+}
+
+// What is about to end promises nothing, and what is about to begin does.
+func TestPromising(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	id := d.run("web", "bridge")
+	p := brisk()
+	p.restart = time.Hour
+	w := watch(t, d.url, p)
+	w.untilFilled()
+	d.untilSubscribed()
+	w.untilSettled()
+	release := make(chan struct{})
+	d.onInspect(id, func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		<-release
+		handle(rw, r)
+	})
+	s := w.e.live.Load()
+	s.note(note{what: left, id: id})
+	s.note(note{what: died, id: id, until: time.Now().Add(time.Hour)})
+	if w.e.Promising() {
+		t.Error("an end promises something")
+	}
+	w.untilNames("")
+	s.note(note{what: started, id: id})
+	if !w.e.Promising() {
+		t.Error("a start promises nothing")
+	}
+	close(release)
+	w.untilTrue(d)
+	w.untilSettled()
+	if w.e.Promising() {
+		t.Error("something is still promised")
+	}
 }
 
 // Containers that exist and are not live are told as coming: those from before, those that are created, and those that ended.
