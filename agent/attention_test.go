@@ -110,7 +110,7 @@ func TestLook(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }, func(string) {})
+		w.eng.Watch(ctx, w.containers, func(u engine.Update) { a.heard(w, u) }, func(_, _ string, _ time.Time) {})
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	up := func(want bool) {

@@ -63,7 +63,7 @@ func (e *Engine) Ask(ctx context.Context, names []string, pattern string, wanted
 		if !isID && !s.listsAll.Load() {
 			continue
 		}
-		if c, _, err := s.conn.inspect(ctx, name); err == nil {
+		if c, _, _, err := s.conn.inspect(ctx, name); err == nil {
 			found = append(found, c.ID)
 		}
 	}

@@ -117,6 +117,7 @@ type pace struct {
 	attention              time.Duration // how long somebody who has looked is taken to look on
 	restEvery              time.Duration // in place of pingEvery while nobody looks, and of relistEvery while nothing happens
 	backoffMin, backoffMax time.Duration
+	kill                   time.Duration // in which what was killed ends: else it does not, as it hangs in the kernel
 	restart                time.Duration // less than an engine takes from a container's end until it runs again: there is a process to be made
 }
 
@@ -126,7 +127,7 @@ var usual = pace{
 	relistEvery: time.Minute,
 	attention:   time.Minute, restEvery: 10 * time.Minute,
 	backoffMin: 250 * time.Millisecond, backoffMax: 15 * time.Second,
-	restart: 20 * time.Millisecond,
+	kill: 10 * time.Second, restart: 20 * time.Millisecond,
 }
 
 // New returns an Engine; nothing is dialled yet.

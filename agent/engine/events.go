@@ -19,6 +19,7 @@ type event struct {
 	id           string // of the object
 	name, image  string // of a container
 	container    string // id of the one that a network gained or lost
+	signal       string // that one was sent, a number
 	labels       []byte // JSON object, with more in it
 	at           int64  // by the engine's clock, ns since 1970
 }
@@ -52,6 +53,8 @@ func eventOf(told []byte) (e event) {
 			e.image = glance(v)
 		case `"container"`:
 			e.container = glance(v)
+		case `"signal"`:
+			e.signal = glance(v)
 		}
 	}
 	return e
@@ -94,7 +97,7 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 	case "container":
 		n.id = strings.Clone(e.id)
 		switch {
-		case strings.HasPrefix(e.action, "exec_") || e.action == "top" || e.action == "resize" || e.action == "attach" || e.action == "kill":
+		case strings.HasPrefix(e.action, "exec_") || e.action == "top" || e.action == "resize" || e.action == "attach" || e.action == "kill" && e.signal != "9":
 			return n, false
 		case e.action == "create":
 			// An inspect of it may have to wait until it has started, but here are its labels.
@@ -104,7 +107,10 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 			}
 		case e.action == "start" || e.action == "restart":
 			n.what = started
-		case e.action == "die" && e.at > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
+		case (e.action == "die" || e.action == "kill") && e.at > s.conn.systemTime.UnixNano(): // else it is an old story, and may run again
+			if e.action == "kill" { // nothing outlives that, but the engine needs up to 100 ms to notice
+				n.killed = time.Unix(0, e.at)
+			}
 			if n.what = died; age < s.pace.restart {
 				n.until = time.Now().Add(s.pace.restart - age)
 			}
@@ -116,7 +122,7 @@ func (s *session) noteOf(e event) (n note, ok bool) {
 			n.what, n.network = joined, strings.Clone(e.id)
 		case e.action == "connect":
 		case e.action == "disconnect":
-			n.what, n.network = left, e.id
+			n.what, n.network = left, strings.Clone(e.id)
 		default:
 			n.what = networksChanged
 		}

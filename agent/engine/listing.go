@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -96,15 +97,34 @@ func (c *connection) whole(ctx context.Context, path string, do func(answer []by
 }
 
 // inspect looks at one container, by its name or id. live tells whether it runs, is paused or is being started again.
-func (c *connection) inspect(ctx context.Context, id string) (found Container, live bool, err error) {
+func (c *connection) inspect(ctx context.Context, id string) (found Container, started time.Time, live bool, err error) {
 	ok := false
-	if err := c.whole(ctx, "/containers/"+id+"/json", func(answer []byte) { found, live, ok = containerOfInspect(answer) }); err != nil {
-		return Container{}, false, err
+	if err := c.whole(ctx, "/containers/"+id+"/json", func(answer []byte) {
+		found, live, ok = containerOfInspect(answer)
+		started = startOf(answer)
+	}); err != nil {
+		return Container{}, time.Time{}, false, err
 	}
 	if !ok {
-		return Container{}, false, errors.New("the answer is no container")
+		return Container{}, time.Time{}, false, errors.New("the answer is no container")
 	}
-	return found, live, nil
+	return found, started, live, nil
+}
+
+// startOf is when an inspected container was last started, by the engine's clock.
+func startOf(answer []byte) (started time.Time) {
+	for k, v := range members(answer) {
+		if string(k) != `"State"` {
+			continue
+		}
+		for k, v := range members(v) {
+			if string(k) == `"StartedAt"` {
+				started, _ = time.Parse(time.RFC3339Nano, text(v))
+			}
+		}
+		break
+	}
+	return started
 }
 
 // attachments asks a network how containers are attached to it, by their ids: of all that are, or of some.

@@ -149,6 +149,7 @@ type session struct {
 	looking  map[string]news      // being looked at: what was said of it since the look began
 	joining  map[string]bool      // given an address, and not looked at since
 	dead     map[string]time.Time // a look at them is nothing to wait for: they left a network, or died, and until when that cannot be otherwise
+	killed   map[string]killing   // and not said to have died, or to have begun anything since
 	peeking  map[string][]string  // by network that is being looked at: who joined it meanwhile
 	filling  map[string]bool      // looked at only because a list does not tell all
 	fillNext uint32               // number in known from which on some may have to be filled
@@ -190,6 +191,7 @@ type note struct {
 	id      string // of the container
 	network string // of the network that it joined or left
 	born    *Container
+	killed  time.Time // by the engine's clock, when that is all that is known of its end
 	until   time.Time // when it died a moment ago: it does not run again before
 }
 
@@ -213,10 +215,20 @@ type batch struct {
 	err        error
 }
 
+// killing is when a container was sent a signal that it cannot outlive, by the engine's clock and by ours.
+type killing struct{ at, heard time.Time }
+
+// doomed tells whether a container is about to end although the engine says that it runs, since that time.
+func (s *session) doomed(id string, started time.Time) bool {
+	k, ok := s.killed[id]
+	return ok && k.at.After(started) && time.Since(k.heard) < s.pace.kill
+}
+
 // looked is the outcome of looking at one container.
 type looked struct {
 	id      string
 	c       Container
+	started time.Time
 	live    bool
 	born    bool // exists, but was never started
 	unknown bool // the engine answers, but cannot tell about this one
@@ -262,7 +274,7 @@ func (e *Engine) newSession(conn *connection, known *Store, sink func(Update)) *
 	return &session{
 		Engine: e, conn: conn, known: known, sink: sink, sharers: map[string]map[string]bool{}, born: map[string]Container{}, poke: make(chan struct{}, 1),
 		vital: vital{news: make(chan struct{})}, relook: make(chan struct{}, 1),
-		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]time.Time{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
+		first: true, touched: map[string]bool{}, due: map[string]bool{}, looking: map[string]news{}, joining: map[string]bool{}, dead: map[string]time.Time{}, killed: map[string]killing{}, peeking: map[string][]string{}, filling: map[string]bool{}, fillMore: hurried, busy: 1,
 	}
 }
 
@@ -460,6 +472,7 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			continue
 		case created:
 			delete(s.dead, n.id)
+			delete(s.killed, n.id)
 			if _, ok := s.known.Find(n.id); !ok {
 				s.born[n.id] = *n.born
 				if n.born.Labels[PilotLabel] == "" {
@@ -468,12 +481,14 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 			}
 		case started:
 			delete(s.dead, n.id)
+			delete(s.killed, n.id)
 		case hinted:
 			if !time.Now().Before(s.dead[n.id]) { // who asks may know more than the events that were read
 				delete(s.dead, n.id)
 			}
 		case joined:
 			delete(s.dead, n.id)
+			delete(s.killed, n.id)
 			s.joining[n.id] = true
 			s.peek(ctx, n.network, n.id, peeks)
 		case left:
@@ -485,6 +500,9 @@ func (s *session) takeNotes(ctx context.Context, peeks chan<- peeked) error {
 		case died:
 			delete(s.joining, n.id)
 			ended = append(ended, n.id)
+			if delete(s.killed, n.id); !n.killed.IsZero() {
+				s.killed[n.id] = killing{n.killed, time.Now()}
+			}
 			if s.dead[n.id] = n.until; n.until.IsZero() { // an old story: it may run again
 				delete(s.dead, n.id)
 			}
@@ -567,6 +585,9 @@ func (s *session) outcome(r looked) {
 	} else {
 		delete(s.dead, r.id)
 	}
+	if !r.live && !r.unknown {
+		delete(s.killed, r.id)
+	}
 	before, was := s.known.ByID(r.id)
 	switch {
 	case r.unknown:
@@ -580,6 +601,7 @@ func (s *session) outcome(r looked) {
 		s.send(Update{Coming: []Container{r.c}})
 		return
 	case stale: // the next look knows more
+	case r.live && s.doomed(r.id, r.started):
 	case r.live && was && !r.c.whole:
 		s.tell(r.c.withDetails(before))
 	case r.live:
@@ -727,7 +749,7 @@ func (c Container) withDetails(from Container) Container {
 func (s *session) look(ctx context.Context, id string) looked {
 	lctx, cancel := context.WithTimeout(ctx, 3*s.pace.call) // the engine holds an inspect back while it starts the container
 	defer cancel()
-	c, live, err := s.conn.inspect(lctx, id)
+	c, started, live, err := s.conn.inspect(lctx, id)
 	if cerrdefs.IsNotFound(err) {
 		return looked{id: id}
 	}
@@ -746,7 +768,7 @@ func (s *session) look(ctx context.Context, id string) looked {
 	if live && len(c.Endpoints) > 0 {
 		c = s.wayOut(lctx, c.Endpoints).of(c)
 	}
-	return looked{id: id, c: c, live: live, born: !live && c.State == "created"}
+	return looked{id: id, c: c, started: started, live: live, born: !live && c.State == "created"}
 }
 
 // peek reads a joining container's address from its network: the engine answers that at once, while it holds back an
@@ -927,7 +949,7 @@ func (s *session) listed(b batch) {
 		u.Info = &s.conn.info
 	}
 	for _, c := range b.containers {
-		if s.touched[c.ID] {
+		if s.touched[c.ID] || s.doomed(c.ID, time.Time{}) {
 			continue
 		}
 		number, was := s.known.Find(c.ID)

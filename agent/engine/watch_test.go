@@ -684,6 +684,54 @@ func TestWatchDiedLongAgo(t *testing.T) {
 	w.untilTrue(d)
 }
 
+// What was killed does not run, though the engine says so for a while, unless it was started since; what does not end of it is back in time.
+func TestWatchKilled(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	started := func(id string, at time.Time) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.containers[id].State.StartedAt = at.Format(time.RFC3339Nano)
+	}
+	id, other := d.run("web", "bridge"), d.run("db", "bridge")
+	started(id, time.Now())
+	p := brisk()
+	p.kill, p.relistEvery = time.Hour, 50*time.Millisecond
+	w := watch(t, d.url, p)
+	w.untilFilled()
+	d.untilSubscribed()
+	kill := func() {
+		d.emit(events.ContainerEventType, "kill", id, map[string]string{"name": "web", "signal": "9"})
+		w.untilNames("db=" + d.addr(other))
+	}
+	kill()
+	for range 3 {
+		full := w.fulls
+		d.change(id, "rename", func(*guest) {}) // has it looked at, and later listed: both say that it runs
+		w.until("listed", func() bool { return w.fulls > full })
+	}
+	w.untilSettled()
+	w.untilNames("db=" + d.addr(other))
+
+	started(id, time.Now())
+	w.e.LookAt(id) // as a question for its name does
+	w.untilTrue(d)
+
+	kill()
+	d.stop(id)
+	d.start(id)
+	w.untilTrue(d)
+	w.end()
+
+	p.kill = time.Nanosecond
+	w = watch(t, d.url, p)
+	w.untilFilled()
+	d.untilSubscribed()
+	d.emit(events.ContainerEventType, "kill", id, map[string]string{"name": "web", "signal": "9"})
+	w.until("gone", func() bool { return len(w.containers) == 1 })
+	w.untilTrue(d)
+}
+
 // What is about to end promises nothing, and what is about to begin does.
 func TestPromising(t *testing.T) {
 	t.Parallel()
