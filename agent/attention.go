@@ -11,9 +11,9 @@ import (
 
 const (
 	attentive     = time.Minute            // how long somebody who has looked is taken to look on
-	restEvery     = 10 * time.Minute       // what an idle agent does of its own accord, all at once
+	restEvery     = 2 * time.Minute        // what an idle agent does of its own accord, all at once; Go's runtime wakes as often
 	clocksEvery   = 4 * time.Second        // as often as engines are asked whether they live, and at the same moments
-	clocksSeldom  = time.Minute            // where the OS does not tell when it wakes
+	clocksSeldom  = time.Minute            // where the OS does not tell when it wakes; but its links mostly do, as they come up then
 	truthPatience = 600 * time.Millisecond // who asks for the status is to wait for the engines
 )
 
@@ -98,15 +98,15 @@ func (a *Agent) attend() (first bool) {
 
 // keepAwake has everything looked at anew when this host has slept.
 func (a *Agent) keepAwake(ctx context.Context) {
-	set, seldom := make(chan struct{}, 1), restEvery
-	stop, err := platform.WatchClocks(func() { poke(set) })
+	seldom := restEvery
+	stop, err := platform.WatchClocks(func() { poke(a.clocks) })
 	if err != nil {
 		seldom = clocksSeldom
 	} else {
 		defer stop()
 	}
 	clocks := platform.ReadClocks()
-	a.attention.each(ctx, clocksEvery, seldom, set, func(due time.Time) {
+	a.attention.each(ctx, clocksEvery, seldom, a.clocks, func(due time.Time) {
 		if clocks.Slept(due) {
 			a.woke()
 		}

@@ -18,9 +18,9 @@ var errNotHeard = errors.New("not heard yet")
 const nothingFound = "no other engine is found"
 
 const (
-	discoverEvery  = 5 * time.Second // while somebody looks; a look costs a few hundred file operations
-	discoverSeldom = time.Minute     // and else: what it finds has routes that nobody has to ask us for
-	goneAfter      = 6               // looks in vain for an engine that does not answer either
+	discoverEvery  = 5 * time.Second  // while somebody looks; a look costs a few hundred file operations
+	discoverSeldom = 10 * time.Second // and else: what it finds has routes that nobody asks us for
+	goneAfter      = 6                // looks in vain for an engine that does not answer either
 )
 
 // Skipped is what looks like an engine and cannot be used.

@@ -59,6 +59,7 @@ type Agent struct {
 	apis      atomic.Pointer[[]*engine.Engine] // of all in engines, for those who do not lock
 	attention attention
 	homes     chan struct{} // somebody asks for what no engine that is known has; holds one
+	clocks    chan struct{} // this host may have slept; holds one
 	asking    asking
 	together  together
 	piloting  sync.RWMutex // written by a teardown, so that no pilot is started meanwhile; taken before mu
@@ -159,7 +160,7 @@ func open(cfg Config, log *slog.Logger, version string) (*Agent, error) {
 func newAgent(cfg Config, log *slog.Logger, version string, j *journal) *Agent {
 	a := &Agent{
 		cfg: cfg, log: log, version: version, journal: j,
-		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), homes: make(chan struct{}, 1), passed: make(chan struct{}),
+		wake: make(chan struct{}, 1), forget: make(chan struct{}, 1), doubled: make(chan struct{}, 1), changed: make(chan struct{}, 1), homes: make(chan struct{}, 1), clocks: make(chan struct{}, 1), passed: make(chan struct{}),
 		proofs: map[string]proven{}, twins: map[string]string{},
 	}
 	a.names = newDirectory(a.claimsOf)
@@ -297,7 +298,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, version string, read
 
 // hints turns a source of hints into marks for the next pass. What gives none is looked at often.
 func (a *Agent) hints(watch func(context.Context, func()) error, ctx context.Context, name string, d dirty) {
-	if err := watch(ctx, func() { a.mark(d) }); err != nil && ctx.Err() == nil {
+	told := func() {
+		a.mark(d)
+		poke(a.clocks)
+	}
+	if err := watch(ctx, told); err != nil && ctx.Err() == nil {
 		a.log.Warn("changes are noticed only every "+relookEvery.String(), "of", name, "err", err)
 		a.attention.each(ctx, relookEvery, relookEvery, nil, func(time.Time) { a.mark(d) })
 	}

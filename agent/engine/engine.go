@@ -125,7 +125,7 @@ var usual = pace{
 	call:      10 * time.Second,
 	pingEvery: 4 * time.Second, pingTimeout: 2500 * time.Millisecond,
 	relistEvery: time.Minute,
-	attention:   time.Minute, restEvery: 10 * time.Minute,
+	attention:   time.Minute, restEvery: 2 * time.Minute,
 	backoffMin: 250 * time.Millisecond, backoffMax: 15 * time.Second,
 	kill: 10 * time.Second, restart: 20 * time.Millisecond,
 }
