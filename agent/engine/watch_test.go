@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -1370,7 +1369,7 @@ func TestWatchRests(t *testing.T) {
 	d := newDaemon(t)
 	d.run("web", "bridge")
 	p := brisk()
-	p.pingEvery, p.pingTimeout, p.attention, p.relistEvery, p.restEvery = 5*time.Millisecond, 5*time.Second, 50*time.Millisecond, 50*time.Millisecond, 1000*time.Hour
+	p.pingEvery, p.pingTimeout, p.attention, p.relistEvery, p.restEvery = 5*time.Millisecond, 5*time.Second, 2*time.Second, 50*time.Millisecond, 1000*time.Hour
 	var asked atomic.Int32
 	var frozen atomic.Bool
 	thaw := make(chan struct{})
@@ -1383,22 +1382,30 @@ func TestWatchRests(t *testing.T) {
 	})
 	w := watch(t, d.url, p)
 	w.untilFilled()
-	time.Sleep(10 * p.attention) // nothing is to happen, which cannot be awaited
-	before := asked.Load()
-	time.Sleep(20 * p.pingEvery)
-	if n := asked.Load() - before; n > 0 {
-		t.Errorf("an engine of which nobody wants to know was asked %d times", n)
+	untilRest := func() {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			before := asked.Load()
+			time.Sleep(20 * p.pingEvery) // nothing is to happen, which cannot be awaited
+			if asked.Load() == before {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("an engine of which nobody wants to know is asked on and on")
+			}
+		}
 	}
+	untilRest()
+	before := asked.Load()
 	if err := w.e.Answers(t.Context()); err != nil {
 		t.Errorf("one that answers: %v", err)
 	}
 	if asked.Load() == before {
 		t.Error("it was not asked for who looks")
 	}
-	for after := asked.Load(); asked.Load() < after+3; { // it is asked on
-		runtime.Gosched()
-	}
-	time.Sleep(10 * p.attention)
+	after := asked.Load()
+	d.until("it is asked on", func() bool { return asked.Load() >= after+3 })
+	untilRest()
 	frozen.Store(true)
 	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
