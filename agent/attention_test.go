@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"path"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -77,8 +76,7 @@ func TestAttention(t *testing.T) {
 // TestLook: who asks for the status is told of an engine that is frozen before anybody else has noticed.
 func TestLook(t *testing.T) {
 	t.Parallel()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +102,7 @@ func TestLook(t *testing.T) {
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
 
-	a := newAgent(Config{Engines: []EngineConfig{{Endpoint: engine.Endpoint{Name: "dev", URL: "unix://" + socket}}}}, slog.New(slog.DiscardHandler), "", &journal{})
+	a := newAgent(Config{Engines: []EngineConfig{{Endpoint: engine.Endpoint{Name: "dev", URL: "tcp://" + l.Addr().String()}}}}, slog.New(slog.DiscardHandler), "", &journal{})
 	w := a.engines[0]
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
