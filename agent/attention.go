@@ -65,7 +65,7 @@ func (n *attention) each(ctx context.Context, often, seldom time.Duration, told 
 			every = often
 		}
 		now := time.Now()
-		due := now.Add(untilNext(now, every))
+		due := now.Add(engine.UntilNext(now, every))
 		timer.Reset(time.Until(due))
 		select {
 		case <-ctx.Done():
@@ -80,12 +80,6 @@ func (n *attention) each(ctx context.Context, often, seldom time.Duration, told 
 		last = time.Now()
 		do(due)
 	}
-}
-
-// untilNext is the time until the next whole multiple of every: who keeps to such shares one wake-up of the host with all others.
-func untilNext(now time.Time, every time.Duration) time.Duration {
-	now = now.Round(0)
-	return now.Truncate(every).Add(every).Sub(now)
 }
 
 // attend notes that somebody looks, and tells whether that is for the first time in a while.

@@ -509,6 +509,6 @@ func (d *daemon) truth() map[string]Container {
 // seen is what an inspect shows of the guest.
 func (g *guest) seen() (Container, bool) {
 	text, _ := json.Marshal(g.InspectResponse)
-	c, live, _ := containerOfInspect(text)
+	c, _, live, _ := containerOfInspect(text)
 	return c, live
 }

@@ -190,15 +190,22 @@ var sound = answers{
 	"/info":    `{"ID":"the-id","Name":"vm0","OperatingSystem":"Debian GNU/Linux 12","SystemTime":"2026-11-22T00:54:55.123456789Z"}`,
 }
 
-func TestDial(t *testing.T) {
-	t.Parallel()
-	l, url := listenTCP(t)
+// dialSound connects to an engine that is sound, for as long as the test runs.
+func dialSound(t *testing.T, listen func(testing.TB) (net.Listener, string)) *connection {
+	t.Helper()
+	l, url := listen(t)
 	serve(t, l, sound)
 	c, err := at(url).dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestDial(t *testing.T) {
+	t.Parallel()
+	c := dialSound(t, listenTCP)
 	want := Info{ID: "the-id", Host: "vm0", Version: "20.10.24", API: "1.41", OS: "linux", Arch: "amd64", System: "Debian GNU/Linux 12"}
 	if c.info != want {
 		t.Errorf("info %+v, want %+v", c.info, want)

@@ -17,13 +17,7 @@ import (
 
 func TestDialSocket(t *testing.T) {
 	t.Parallel()
-	l, url := listen(t)
-	serve(t, l, sound)
-	c, err := at(url).dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := dialSound(t, listen)
 	if c.info.ID != "the-id" {
 		t.Errorf("info %+v", c.info)
 	}

@@ -96,35 +96,16 @@ func (c *connection) whole(ctx context.Context, path string, do func(answer []by
 	return nil
 }
 
-// inspect looks at one container, by its name or id. live tells whether it runs, is paused or is being started again.
+// inspect looks at one container, by its name or id. started is when it last was, by the engine's clock; live tells whether it runs, is paused or is being started again.
 func (c *connection) inspect(ctx context.Context, id string) (found Container, started time.Time, live bool, err error) {
 	ok := false
-	if err := c.whole(ctx, "/containers/"+id+"/json", func(answer []byte) {
-		found, live, ok = containerOfInspect(answer)
-		started = startOf(answer)
-	}); err != nil {
+	if err := c.whole(ctx, "/containers/"+id+"/json", func(answer []byte) { found, started, live, ok = containerOfInspect(answer) }); err != nil {
 		return Container{}, time.Time{}, false, err
 	}
 	if !ok {
 		return Container{}, time.Time{}, false, errors.New("the answer is no container")
 	}
 	return found, started, live, nil
-}
-
-// startOf is when an inspected container was last started, by the engine's clock.
-func startOf(answer []byte) (started time.Time) {
-	for k, v := range members(answer) {
-		if string(k) != `"State"` {
-			continue
-		}
-		for k, v := range members(v) {
-			if string(k) == `"StartedAt"` {
-				started, _ = time.Parse(time.RFC3339Nano, text(v))
-			}
-		}
-		break
-	}
-	return started
 }
 
 // attachments asks a network how containers are attached to it, by their ids: of all that are, or of some.
@@ -197,8 +178,8 @@ func (c *connection) listOne(ctx context.Context, id string, all bool) (found Co
 	return found, ok
 }
 
-// containerOfInspect copies what we need out of what an inspect tells; ok is false for what is no container. Source: Engine API, ContainerInspect.
-func containerOfInspect(answer []byte) (c Container, live, ok bool) {
+// containerOfInspect copies what we need out of what an inspect tells, with the time of the last start; ok is false for what is no container. Source: Engine API, ContainerInspect.
+func containerOfInspect(answer []byte) (c Container, started time.Time, live, ok bool) {
 	for key, v := range members(answer) {
 		switch string(key) {
 		case `"Id"`:
@@ -211,6 +192,8 @@ func containerOfInspect(answer []byte) (c Container, live, ok bool) {
 				switch string(k) {
 				case `"Status"`:
 					c.State = text(v)
+				case `"StartedAt"`:
+					started, _ = time.Parse(time.RFC3339Nano, text(v))
 				case `"Health"`:
 					for k, v := range members(v) {
 						if string(k) == `"Status"` && string(v) != `"none"` {
@@ -233,7 +216,7 @@ func containerOfInspect(answer []byte) (c Container, live, ok bool) {
 	case "running", "paused", "restarting":
 		live = ok
 	}
-	return c, live, ok
+	return c, started, live, ok
 }
 
 func (c *Container) setConfig(config []byte) {

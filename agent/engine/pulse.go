@@ -92,7 +92,7 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 			}
 			until = time.Now().Add(s.pace.attention)
 			if s.vital.since() < s.pace.pingEvery {
-				t.Reset(untilNext(time.Now(), s.pace.pingEvery))
+				t.Reset(UntilNext(time.Now(), s.pace.pingEvery))
 				continue
 			}
 		case <-t.C:
@@ -113,12 +113,12 @@ func (s *session) keepPulse(ctx context.Context, cancel context.CancelCauseFunc)
 		if now.After(until) && s.told.Load() { // its first list is waited for
 			every = s.pace.restEvery
 		}
-		t.Reset(untilNext(now, every))
+		t.Reset(UntilNext(now, every))
 	}
 }
 
-// untilNext is the time until the next whole multiple of every.
-func untilNext(now time.Time, every time.Duration) time.Duration {
+// UntilNext is the time until the next whole multiple of every: who keeps to such shares one wake-up of the host with all others.
+func UntilNext(now time.Time, every time.Duration) time.Duration {
 	now = now.Round(0)
 	return now.Truncate(every).Add(every).Sub(now)
 }

@@ -13,13 +13,7 @@ import (
 // TestKeepAlive reads back what the kernel was told of connections to an engine's address.
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
-	l, url := listenTCP(t)
-	serve(t, l, sound)
-	c, err := at(url).dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := dialSound(t, listenTCP)
 	want := map[int]int{unix.TCP_KEEPIDLE: 4, unix.TCP_KEEPINTVL: 1, unix.TCP_KEEPCNT: 5}
 	check := func(what string, conn net.Conn) {
 		if secure, ok := conn.(*tls.Conn); ok {

@@ -94,7 +94,7 @@ func TestContainerCaptured(t *testing.T) {
 	}
 	for i, w := range want {
 		t.Run(w.c.Name, func(t *testing.T) {
-			got, live, ok := containerOfInspect(in[i])
+			got, _, live, ok := containerOfInspect(in[i])
 			if !ok || live != w.live {
 				t.Errorf("live %v, ok %v, want %v, true", live, ok, w.live)
 			}
@@ -187,7 +187,7 @@ func TestContainerHostile(t *testing.T) {
 		{"a pilot", `{` + running + `,"Config":{"Labels":{"fairlead.pilot":"i1"}}}`, with(func(c *Container) { c.Labels = map[string]string{PilotLabel: "i1"} })},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, live, ok := containerOfInspect([]byte(c.in))
+			got, _, live, ok := containerOfInspect([]byte(c.in))
 			if c.want == nil {
 				if ok || live {
 					t.Fatalf("taken for a container: %+v", got)
@@ -209,7 +209,7 @@ func TestStates(t *testing.T) {
 		"created": false, "running": true, "paused": true, "restarting": true, "removing": false, "exited": false, "dead": false,
 		"": false, "stopped": false, "RUNNING": false,
 	} {
-		if _, live, ok := containerOfInspect(fmt.Appendf(nil, `{"Id":"c1","State":{"Status":%q}}`, state)); live != want || !ok {
+		if _, _, live, ok := containerOfInspect(fmt.Appendf(nil, `{"Id":"c1","State":{"Status":%q}}`, state)); live != want || !ok {
 			t.Errorf("state %q: live %v, ok %v, want %v, true", state, live, ok, want)
 		}
 	}
@@ -327,7 +327,7 @@ func FuzzContainer(f *testing.F) {
 	f.Add([]byte(`{` + running + `,"NetworkSettings":{"Networks":{"a":{"IPAddress":"172.17.0.2","Aliases":["` + strings.Repeat(`a","`, 10_000) + `"]}}}}`))
 	f.Add([]byte(`{"Id":"c1","Names":["/a/b","/c"],"State":"running","HostConfig":{"NetworkMode":"container:c1"}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if c, _, ok := containerOfInspect(text); ok {
+		if c, _, _, ok := containerOfInspect(text); ok {
 			wantSane(t, c)
 		}
 		if c, ok := containerOfSummary(text); ok {

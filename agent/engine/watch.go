@@ -383,7 +383,7 @@ func (s *session) follow(ctx context.Context) error {
 				soon = max(s.pace.relistEvery, 60*time.Since(s.begun)) // an engine that lists slowly is asked seldom
 				next := soon
 				if !s.stirred {
-					next = soon + untilNext(time.Now().Add(soon), s.pace.restEvery)
+					next = soon + UntilNext(time.Now().Add(soon), s.pace.restEvery)
 				}
 				relist.Reset(next)
 			}

@@ -626,17 +626,24 @@ func TestWatchEarlyAddressOfOld(t *testing.T) {
 	w.untilTrue(d)
 }
 
+// watchOne watches an engine with one container, whose beginning is told by no event.
+func watchOne(t *testing.T, p pace) (d *daemon, w *watching, id string) {
+	t.Helper()
+	d = newDaemon(t)
+	id = d.run("web", "bridge")
+	d.forget()
+	w = watch(t, d.url, p)
+	w.untilFilled()
+	d.untilSubscribed()
+	return d, w, id
+}
+
 // What died is gone at once, however long the engine takes to tell about it, and nobody needs to wait for that.
 func TestWatchDies(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t)
-	id := d.run("web", "bridge")
-	d.forget()
 	p := brisk()
 	p.restart = time.Hour
-	w := watch(t, d.url, p)
-	w.untilFilled()
-	d.untilSubscribed()
+	d, w, id := watchOne(t, p)
 	release := make(chan struct{})
 	d.onInspect(id, func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
 		<-release
@@ -656,14 +663,9 @@ func TestWatchDies(t *testing.T) {
 // An engine that is heard late may have started again what it says has died: who asks waits until it was looked at.
 func TestWatchDiedLongAgo(t *testing.T) {
 	t.Parallel()
-	d := newDaemon(t)
-	id := d.run("web", "bridge")
-	d.forget()
 	p := brisk()
 	p.restart = time.Nanosecond
-	w := watch(t, d.url, p)
-	w.untilFilled()
-	d.untilSubscribed()
+	d, w, id := watchOne(t, p)
 	asked, release := make(chan struct{}, 9), make(chan struct{})
 	d.onInspect(id, func(rw http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
 		asked <- struct{}{}
