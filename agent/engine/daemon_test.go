@@ -94,6 +94,20 @@ func (d *daemon) onInspect(id string, h func(w http.ResponseWriter, r *http.Requ
 	})
 }
 
+// hold holds back the inspects of one container until release is closed. Each is told when it comes.
+func (d *daemon) hold(id string) (asked <-chan struct{}, release chan<- struct{}) {
+	come, goOn := make(chan struct{}, 1000), make(chan struct{})
+	d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
+		come <- struct{}{}
+		select {
+		case <-goOn:
+		case <-r.Context().Done():
+		}
+		handle(w, r)
+	})
+	return come, goOn
+}
+
 func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
 	hook := d.hook

@@ -432,15 +432,7 @@ func TestWatchBurst(t *testing.T) {
 		t.Errorf("%d inspects for exec and the like", n)
 	}
 
-	asked, release := make(chan struct{}, 1000), make(chan struct{})
-	d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-		asked <- struct{}{}
-		select {
-		case <-release:
-		case <-r.Context().Done():
-		}
-		handle(w, r)
-	})
+	asked, release := d.hold(id)
 	d.change(id, "update", func(*guest) {})
 	<-asked
 	for i := range 1000 {
@@ -477,15 +469,7 @@ func TestWatchLooksOnce(t *testing.T) {
 		d.untilInspected(id, 1)
 		mark()
 		before := d.inspected(id)
-		asked, release := make(chan struct{}, 100), make(chan struct{})
-		d.onInspect(id, func(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-			asked <- struct{}{}
-			select {
-			case <-release:
-			case <-r.Context().Done():
-			}
-			handle(w, r)
-		})
+		asked, release := d.hold(id)
 		d.beginStart(id)
 		<-asked
 		d.endStart(id, true)
